@@ -1,0 +1,147 @@
+"""Targets: what a processor can do, as frozen data. Nothing here imports TVM."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from onyxc.compiler.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Target:
+    """One processor level.
+
+    ``vector_bytes``: width of a vector register; ``registers``: how many there are; ``l1``, ``l2``:
+    data-cache bytes a core; ``options``: the TVM target's fields; ``triple``: the linker's target.
+    """
+
+    name: str
+    arch: str  # x86_64, aarch64, armv7, cuda
+    vector_bytes: int
+    registers: int
+    features: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    triple: str = ""
+    l1: int = 32 << 10
+    l2: int = 1 << 20
+    description: str = ""
+
+    @property
+    def kind(self) -> str:
+        """``cpu`` or ``cuda``."""
+        return "cuda" if self.arch == "cuda" else "cpu"
+
+    @property
+    def is_native(self) -> bool:
+        """Whether this machine's architecture runs it (the ISA level may still be missing)."""
+        return self.arch == platform.machine()
+
+    def lanes(self, dtype_bytes: int = 4) -> int:
+        """Elements of ``dtype_bytes`` in one vector register."""
+        return self.vector_bytes // dtype_bytes
+
+    def tvm_options(self) -> dict[str, object]:
+        """The dictionary from which ``tvm.target.Target`` is made."""
+        made: dict[str, object] = dict(self.options)
+        if "mattr" in made:
+            made["mattr"] = str(made["mattr"]).split(",")
+        return made
+
+
+def _x86(name: str, vector: int, registers: int, features: tuple[str, ...], cpu: str, description: str) -> Target:
+    options = (("kind", "llvm"), ("mtriple", "x86_64-linux-gnu"), ("mcpu", cpu))
+    return Target(name, "x86_64", vector, registers, features, options, "x86_64-linux-gnu", description=description)
+
+
+def _arm(name: str, features: tuple[str, ...], attributes: str, description: str) -> Target:
+    options: tuple[tuple[str, str], ...] = (("kind", "llvm"), ("mtriple", "aarch64-linux-gnu"))
+    if attributes:
+        options += (("mattr", attributes),)
+    return Target(name, "aarch64", 16, 32, features, options, "aarch64-linux-musl", description=description)
+
+
+_AVX2 = ("sse4.2", "avx2", "fma")
+_AVX512 = (*_AVX2, "avx512")
+
+PRESETS: dict[str, Target] = {
+    t.name: t
+    for t in (
+        _x86("x86-64-v2", 16, 16, ("sse4.2",), "x86-64-v2", "SSE4.2"),
+        _x86("x86-64-v3", 32, 16, _AVX2, "x86-64-v3", "AVX2 and FMA"),
+        _x86("x86-64-v4", 64, 32, _AVX512, "x86-64-v4", "AVX-512"),
+        _x86("x86-64-v4+vnni", 64, 32, (*_AVX512, "vnni"), "cascadelake", "AVX-512 with VNNI"),
+        _arm("aarch64", (), "+neon", "ARMv8-A, NEON"),
+        _arm("aarch64+dotprod", ("dotprod",), "+neon,+dotprod", "ARMv8.2-A with dot products"),
+        Target(
+            "armv7",
+            "armv7",
+            16,
+            16,
+            options=(
+                ("kind", "llvm"),
+                ("mtriple", "armv7a-linux-gnueabihf"),
+                ("mattr", "+neon,+vfp4"),
+                ("mcpu", "cortex-a7"),
+                ("mfloat-abi", "hard"),
+            ),
+            triple="arm-linux-musleabihf",
+            description="ARMv7-A, hard float, NEON",
+        ),
+        *(
+            Target(
+                f"cuda:sm_{sm}",
+                "cuda",
+                16,
+                255,
+                options=(("kind", "cuda"), ("arch", f"sm_{sm}")),
+                triple="x86_64-linux-gnu",
+                description=text,
+            )
+            for sm, text in ((75, "Turing"), (80, "Ampere"), (86, "Ampere, consumer"), (89, "Ada"), (90, "Hopper"))
+        ),
+    )
+}
+
+
+@lru_cache(maxsize=1)
+def _cpu_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    line = next((x for x in text.splitlines() if x.startswith(("flags", "Features"))), ":")
+    return frozenset(line.partition(":")[2].split())
+
+
+def host() -> Target:
+    """The preset that fits this machine best."""
+    flags, machine = _cpu_flags(), platform.machine()
+    if machine == "aarch64":
+        return PRESETS["aarch64+dotprod" if "asimddp" in flags else "aarch64"]
+    if machine.startswith("arm"):
+        return PRESETS["armv7"]
+    if {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"} <= flags:
+        return PRESETS["x86-64-v4+vnni" if "avx512_vnni" in flags else "x86-64-v4"]
+    return PRESETS["x86-64-v3" if {"avx2", "fma"} <= flags else "x86-64-v2"]
+
+
+def get(name: str) -> Target:
+    """The target called ``name``; ``host`` means this machine.
+
+    Raises:
+        OptionError: no target has that name.
+    """
+    if name == "host":
+        return host()
+    if name not in PRESETS:
+        raise OptionError(f"unknown target {name!r}; known are host, {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def host_cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,455 @@
+"""The graph: values, nodes with use-def links, and the few operations that may change them.
+
+Nodes are a doubly linked list, so a pass may insert and erase while it walks. Everything that reads a
+value is in ``value.uses``; only the methods of `Graph` change uses, so they cannot drift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from onyxc.compiler.ir.types import DTYPES, TensorType, Type
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Attribute: TypeAlias = "int | float | str | bytes | tuple[Any, ...] | Array | Graph | Type"
+Use: TypeAlias = "tuple[Node | Graph, int]"  # a node's input slot, or a graph's output slot
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """A tensor (or sequence, optional) in the graph.
+
+    Exactly one of these holds: it has a ``producer``, it is a constant (``const`` is a read-only array),
+    or it is a graph input. ``facts`` are what passes know of a constant and later passes must keep:
+    ``sparsity`` (bool mask of kept elements), ``palette`` (codebook array), quantization parameters.
+    """
+
+    name: str
+    type: Type
+    producer: Node | None = None
+    index: int = 0
+    const: Array | None = None
+    uses: dict[Use, None] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensor(self) -> TensorType:
+        """The type, when it is a tensor.
+
+        Raises:
+            TypeError: the value is a sequence or an optional.
+        """
+        if not isinstance(self.type, TensorType):
+            raise TypeError(f"{self.name} is {self.type}, not a tensor")
+        return self.type
+
+    @property
+    def dtype(self) -> str:
+        """Element type, as numpy spells it."""
+        return self.tensor.dtype
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """The static shape (ValueError if a dimension is unknown)."""
+        return self.tensor.dims
+
+    @property
+    def users(self) -> list[Node]:
+        """Nodes that read the value, in order, each once."""
+        return list(dict.fromkeys(u for u, _ in self.uses if isinstance(u, Node)))
+
+    @property
+    def is_output(self) -> bool:
+        """Whether some graph returns the value."""
+        return any(isinstance(u, Graph) for u, _ in self.uses)
+
+    @property
+    def only_user(self) -> Node | None:
+        """The one node that reads the value through one slot, when nothing else reads it."""
+        if len(self.uses) != 1:
+            return None
+        user = next(iter(self.uses))[0]
+        return user if isinstance(user, Node) else None
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """One operator application. ``inputs`` holds None where an optional input is left out."""
+
+    op: str
+    domain: str
+    inputs: tuple[Value | None, ...]
+    outputs: tuple[Value, ...]
+    attrs: dict[str, Attribute]
+    name: str = ""
+    graph: Graph | None = None
+    _prev: Node | None = None
+    _next: Node | None = None
+
+    @property
+    def output(self) -> Value:
+        """The first output."""
+        return self.outputs[0]
+
+    def input(self, index: int) -> Value | None:
+        """Input ``index``, or None when it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def const(self, index: int) -> Array | None:
+        """The constant at input ``index``, or None."""
+        value = self.input(index)
+        return None if value is None else value.const
+
+    def subgraphs(self) -> list[Graph]:
+        """Graphs among the attributes, in the order of their names."""
+        return [a for _, a in sorted(self.attrs.items()) if isinstance(a, Graph)]
+
+    def is_op(self, *ops: str) -> bool:
+        """Whether this is one of the standard operators ``ops``."""
+        return self.domain == "" and self.op in ops
+
+    def label(self) -> str:
+        """How messages name the node: operator, node name, first output."""
+        domain = f"{self.domain}::" if self.domain else ""
+        name = f" {self.name!r}" if self.name else ""
+        return f"{domain}{self.op}{name}" + (f" (output {self.output.name!r})" if self.outputs else "")
+
+    def __repr__(self) -> str:
+        from onyxc.compiler.ir.text import format_node
+
+        return format_node(self)
+
+
+@dataclass(eq=False)
+class Graph:
+    """An ordered graph with named inputs and outputs; ``output_names`` survive any rewriting.
+
+    ``opset``: version of the standard operators. ``domains``: versions of the others. ``parent``: the node
+    that holds this graph as an attribute. Inner graphs use outer values directly.
+    """
+
+    name: str = "graph"
+    opset: int = 0
+    domains: dict[str, int] = field(default_factory=dict)
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+    output_names: list[str] = field(default_factory=list)
+    parent: Node | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    _first: Node | None = None
+    _last: Node | None = None
+    _names: set[str] = field(default_factory=set)
+
+    # ---- reading
+
+    def __iter__(self) -> Iterator[Node]:
+        """Nodes in order; nodes may be inserted and erased meanwhile (an erased one must be the current)."""
+        node = self._first
+        while node is not None:
+            following = node._next
+            yield node
+            node = node._next if node.graph is self else following
+
+    def __reversed__(self) -> Iterator[Node]:
+        node = self._last
+        while node is not None:
+            before = node._prev
+            yield node
+            node = node._prev if node.graph is self else before
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def nodes(self) -> list[Node]:
+        """A snapshot of the nodes, in order."""
+        return list(self)
+
+    def walk(self) -> Iterator[Node]:
+        """Nodes of this graph and of all inner graphs, outer first."""
+        for node in self:
+            yield node
+            for inner in node.subgraphs():
+                yield from inner.walk()
+
+    def root(self) -> Graph:
+        """The outermost graph."""
+        graph = self
+        while graph.parent is not None and graph.parent.graph is not None:
+            graph = graph.parent.graph
+        return graph
+
+    def constants(self) -> list[Value]:
+        """Constants that nodes or outputs of this graph read, each once, in order of first use."""
+        found: dict[Value, None] = {}
+        for node in self:
+            found.update((v, None) for v in node.inputs if v is not None and v.const is not None)
+        found.update((v, None) for v in self.outputs if v.const is not None)
+        return list(found)
+
+    def captured(self) -> list[Value]:
+        """Values of outer graphs (constants excepted) that this graph or its inner graphs read."""
+        own, found = set(self.inputs), dict[Value, None]()
+        for node in self.walk():
+            own.update(node.outputs)
+            for inner in node.subgraphs():
+                own.update(inner.inputs)
+        for node in self.walk():
+            reads = [*node.inputs, *(v for g in node.subgraphs() for v in g.outputs)]
+            found.update((v, None) for v in reads if v is not None and v.const is None and v not in own)
+        found.update((v, None) for v in self.outputs if v.const is None and v not in own)
+        return list(found)
+
+    # ---- building
+
+    def fresh_name(self, hint: str = "v") -> str:
+        """A name that nothing in the whole model has."""
+        names = self.root()._names
+        if hint and hint not in names:
+            names.add(hint)
+            return hint
+        count = 1
+        while f"{hint}_{count}" in names:
+            count += 1
+        names.add(f"{hint}_{count}")
+        return f"{hint}_{count}"
+
+    def add_input(self, name: str, type: Type) -> Value:
+        """A new graph input."""
+        value = Value(self.fresh_name(name), type)
+        self.inputs.append(value)
+        return value
+
+    def constant(self, array: Any, name: str = "const", dtype: str | None = None) -> Value:
+        """A new constant; ``dtype`` only where numpy's differs ("string")."""
+        data = np.asarray(array)
+        if data.flags.writeable:
+            data = data.copy(order="C") if data.base is not None else np.ascontiguousarray(data).reshape(data.shape)
+            data.flags.writeable = False
+        kind = dtype or ("string" if data.dtype == object or data.dtype.kind in "US" else data.dtype.name)
+        return Value(self.fresh_name(name), TensorType(kind, data.shape), const=data)
+
+    def add_output(self, value: Value, name: str | None = None) -> None:
+        """Return ``value`` as one more output."""
+        self.outputs.append(value)
+        self.output_names.append(name or value.name)
+        value.uses[self, len(self.outputs) - 1] = None
+
+    def create(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        types: Sequence[Type],
+        attrs: dict[str, Attribute] | None = None,
+        *,
+        domain: str = "",
+        name: str = "",
+        output_names: Sequence[str] = (),
+        before: Node | None = None,
+    ) -> Node:
+        """A new node with outputs of ``types``, before node ``before`` (default: at the end).
+
+        Passes usually call `compiler.ir.infer.add`, which fills in default attributes and infers the types.
+        """
+        node = Node(op, domain, (), (), dict(attrs or {}), name)
+        hints = list(output_names) + [name or op.lower()] * (len(types) - len(output_names))
+        node.outputs = tuple(
+            Value(self.fresh_name(h) if h else "", t, node, i) for i, (h, t) in enumerate(zip(hints, types, strict=True))
+        )
+        node.inputs = tuple(inputs)
+        for index, value in enumerate(inputs):
+            if value is not None:
+                value.uses[node, index] = None
+        for inner in node.subgraphs():
+            inner.parent = node
+        self._link(node, before)
+        return node
+
+    def _link(self, node: Node, before: Node | None) -> None:
+        node.graph = self
+        if before is None:
+            node._prev, node._next = self._last, None
+            if self._last is not None:
+                self._last._next = node
+            else:
+                self._first = node
+            self._last = node
+            return
+        if before.graph is not self:
+            raise ValueError(f"{before.label()} is not in this graph")
+        node._prev, node._next = before._prev, before
+        if before._prev is not None:
+            before._prev._next = node
+        else:
+            self._first = node
+        before._prev = node
+
+    def _unlink(self, node: Node) -> None:
+        if node._prev is not None:
+            node._prev._next = node._next
+        else:
+            self._first = node._next
+        if node._next is not None:
+            node._next._prev = node._prev
+        else:
+            self._last = node._prev
+
+    # ---- changing
+
+    def set_input(self, node: Node, index: int, value: Value | None) -> None:
+        """Make input ``index`` of ``node`` read ``value``; the input list grows as needed."""
+        inputs = list(node.inputs) + [None] * (index + 1 - len(node.inputs))
+        old = inputs[index]
+        if old is not None:
+            del old.uses[node, index]
+        inputs[index] = value
+        if value is not None:
+            value.uses[node, index] = None
+        node.inputs = tuple(inputs)
+
+    def set_inputs(self, node: Node, values: Sequence[Value | None]) -> None:
+        """Replace all inputs of ``node``."""
+        for index, old in enumerate(node.inputs):
+            if old is not None:
+                del old.uses[node, index]
+        node.inputs = tuple(values)
+        for index, value in enumerate(values):
+            if value is not None:
+                value.uses[node, index] = None
+
+    def set_output(self, index: int, value: Value) -> None:
+        """Return ``value`` as output ``index``; its name stays."""
+        del self.outputs[index].uses[self, index]
+        self.outputs[index] = value
+        value.uses[self, index] = None
+
+    def replace_uses(self, old: Value, new: Value, keep: Iterable[Node] = ()) -> None:
+        """Everything that reads ``old`` (except the nodes ``keep``) reads ``new`` instead."""
+        kept = set(keep)
+        for user, index in list(old.uses):
+            if isinstance(user, Graph):
+                user.set_output(index, new)
+            elif user not in kept:
+                self.set_input(user, index, new)
+
+    def move_before(self, node: Node, before: Node | None) -> None:
+        """Move ``node`` in front of ``before`` (None: to the end)."""
+        if node is before:
+            return
+        self._unlink(node)
+        self._link(node, before)
+
+    def erase(self, node: Node) -> None:
+        """Remove a node whose outputs nobody reads.
+
+        Raises:
+            ValueError: an output still has readers.
+        """
+        for value in node.outputs:
+            if value.uses:
+                raise ValueError(f"{value.name} is still read by {[u.label() for u in value.users]}")
+        self.set_inputs(node, ())
+        for inner in node.subgraphs():
+            inner.release()
+        self._unlink(node)
+        node.graph = None
+
+    def release(self) -> None:
+        """Drop every use that this graph's nodes and outputs make (before the graph is thrown away)."""
+        for index, value in enumerate(self.outputs):
+            value.uses.pop((self, index), None)
+        for node in self.nodes:
+            self.set_inputs(node, ())
+            for inner in node.subgraphs():
+                inner.release()
+
+    def replace(self, node: Node, values: Sequence[Value]) -> None:
+        """Readers of ``node``'s outputs read ``values`` instead; ``node`` is erased."""
+        for old, new in zip(node.outputs, values, strict=True):
+            self.replace_uses(old, new)
+        self.erase(node)
+
+    # ---- copying
+
+    def clone(self, outer: dict[Value, Value] | None = None) -> Graph:
+        """A deep copy; constants' arrays are shared. ``outer`` maps captured values (default: themselves)."""
+        copy = Graph(self.name, self.opset, dict(self.domains), metadata=dict(self.metadata))
+        copy._names = set(self.root()._names)
+        return _clone_into(self, copy, dict(outer or {}), fresh=False)
+
+    def __str__(self) -> str:
+        from onyxc.compiler.ir.text import format_graph
+
+        return format_graph(self)
+
+
+def _clone_into(source: Graph, target: Graph, mapped: dict[Value, Value], *, fresh: bool) -> Graph:
+    def image(value: Value | None) -> Value | None:
+        if value is None:
+            return None
+        if value not in mapped and value.const is not None:
+            mapped[value] = Value(value.name, value.type, const=value.const, facts=dict(value.facts))
+        return mapped.get(value, value)
+
+    for value in source.inputs:
+        mapped[value] = Value(value.name, value.type, facts=dict(value.facts))
+        target.inputs.append(mapped[value])
+    for node in source:
+        attrs = dict(node.attrs)
+        for key, attr in attrs.items():
+            if isinstance(attr, Graph):
+                inner = Graph(attr.name, attr.opset, dict(attr.domains))
+                attrs[key] = _clone_into(attr, inner, mapped, fresh=fresh)
+        made = Node(node.op, node.domain, (), (), attrs, node.name)
+        made.outputs = tuple(Value(v.name, v.type, made, i, facts=dict(v.facts)) for i, v in enumerate(node.outputs))
+        mapped.update(zip(node.outputs, made.outputs, strict=True))
+        target._link(made, None)
+        target.set_inputs(made, [image(v) for v in node.inputs])
+        for inner in made.subgraphs():
+            inner.parent = made
+    for value, name in zip(source.outputs, source.output_names, strict=True):
+        result = image(value)
+        assert result is not None
+        target.add_output(result, name)
+    return target
+
+
+def inline(graph: Graph, arguments: Sequence[Value], target: Graph, before: Node | None) -> list[Value]:
+    """Copy the nodes of ``graph`` into ``target`` in front of ``before``; returns the images of its outputs."""
+    mapped: dict[Value, Value] = dict(zip(graph.inputs, arguments, strict=True))
+
+    def image(value: Value | None) -> Value | None:
+        return None if value is None else mapped.get(value, value)
+
+    for node in graph:
+        attrs = dict(node.attrs)
+        for key, attr in attrs.items():
+            if isinstance(attr, Graph):
+                inner = Graph(attr.name, attr.opset, dict(attr.domains))
+                attrs[key] = _clone_into(attr, inner, mapped, fresh=True)
+        made = target.create(
+            node.op,
+            [image(v) for v in node.inputs],
+            [v.type for v in node.outputs],
+            attrs,
+            domain=node.domain,
+            name=node.name,
+            output_names=[v.name for v in node.outputs],
+            before=before,
+        )
+        for old, new in zip(node.outputs, made.outputs, strict=True):
+            new.facts.update(old.facts)
+            mapped[old] = new
+    return [v for v in map(image, graph.outputs) if v is not None]
+
+
+def tensor_type(code: int, shape: tuple[int | str, ...] | None) -> TensorType:
+    """A TensorType from an ONNX element-type code."""
+    return TensorType(DTYPES[code], shape)

@@ -1,0 +1,158 @@
+"""From a checked ModelProto to our Graph."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, MutableMapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, numpy_helper, shape_inference
+
+from onyxc.compiler.errors import ModelError, UnsupportedError
+from onyxc.compiler.ir import infer, proto, schema
+from onyxc.compiler.ir.graph import Array, Attribute, Graph, Node, Value
+from onyxc.compiler.ir.types import DTYPES, TensorType, Type
+
+Scope = MutableMapping[str, Value]
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Types of all inner values, constants propagated through shape arithmetic.
+
+    Declared shapes of inner values and outputs are dropped first: exporters leave stale ones.
+
+    Raises:
+        ModelError: a node's inputs contradict its operator.
+    """
+    del model.graph.value_info[:]
+    for value in model.graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
+    try:
+        return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
+        raise ModelError(f"types or shapes clash: {' '.join(str(error).split())[:600]}") from error
+
+
+def to_graph(model: onnx.ModelProto, tensors: dict[str, Array]) -> Graph:
+    """The Graph of a model whose big initializers are in ``tensors``."""
+    domains = {o.domain if o.domain != "ai.onnx" else "": o.version for o in model.opset_import}
+    opset = domains.pop("", schema.OPSET)
+    graph = Graph(model.graph.name or "graph", opset, domains, metadata={p.key: p.value for p in model.metadata_props})
+    _fill(graph, model.graph, {}, tensors)
+    return graph
+
+
+def function_to_graph(function: onnx.FunctionProto, node: Node, opset: int) -> Graph:
+    """The body of an operator's function as a Graph whose inputs stand for ``node``'s inputs."""
+    graph = Graph(function.name, opset)
+    scope: Scope = {}
+    for name, value in zip(function.input, node.inputs, strict=False):
+        if value is not None:
+            scope[name] = graph.add_input(name, value.type)
+    for name in list(function.input)[len(node.inputs) :]:
+        scope.pop(name, None)
+    references = dict(node.attrs)
+    _add_nodes(graph, function.node, scope, {}, references)
+    for name in list(function.output)[: len(node.outputs)]:
+        graph.add_output(scope[name], name)
+    return graph
+
+
+def _fill(graph: Graph, source: onnx.GraphProto, outer: Scope, tensors: dict[str, Array]) -> None:
+    if source.sparse_initializer:
+        raise UnsupportedError(f"graph {source.name!r} has sparse initializers; store them as dense tensors")
+    scope: Scope = ChainMap({}, outer)
+    for tensor in source.initializer:
+        array = numpy_helper.to_array(tensor)
+        scope[tensor.name] = graph.constant(array, tensor.name, DTYPES[tensor.data_type])
+    for value in source.input:
+        if value.name in tensors:
+            scope[value.name] = graph.constant(tensors[value.name], value.name)
+        elif value.name not in {t.name for t in source.initializer}:
+            scope[value.name] = graph.add_input(value.name, _type(value))
+    types = {v.name: _type(v) for v in [*source.value_info, *source.output]}
+    _add_nodes(graph, source.node, scope, types, {})
+    for value in source.output:
+        if value.name not in scope:
+            raise ModelError(f"output {value.name!r} is not produced by any node")
+        graph.add_output(scope[value.name], value.name)
+
+
+def _type(value: onnx.ValueInfoProto) -> Type:
+    try:
+        return proto.type_from_proto(value.type)
+    except ValueError as error:
+        raise UnsupportedError(f"value {value.name!r}: {error}") from error
+
+
+def _add_nodes(
+    graph: Graph,
+    nodes: Iterable[onnx.NodeProto],
+    scope: Scope,
+    types: dict[str, Type],
+    references: dict[str, Attribute],
+) -> None:
+    opset = graph.root().opset
+    for source in nodes:
+        domain = "" if source.domain == "ai.onnx" else source.domain
+        attrs = dict(schema.defaults(source.op_type, opset, domain))
+        inner_graphs: list[tuple[Graph, onnx.GraphProto]] = []
+        for attribute in source.attribute:
+            if attribute.ref_attr_name:
+                if attribute.ref_attr_name in references:
+                    attrs[attribute.name] = references[attribute.ref_attr_name]
+            elif attribute.type == AttributeProto.GRAPH:
+                inner = Graph(attribute.g.name or attribute.name, opset)
+                inner_graphs.append((inner, attribute.g))
+                attrs[attribute.name] = inner
+            else:
+                attrs[attribute.name] = _attribute(source, attribute)
+        if domain == "" and source.op_type == "Constant":
+            scope[source.output[0]] = graph.constant(*_constant(attrs, source.output[0]))
+            continue
+        try:
+            inputs = [scope[name] if name else None for name in source.input]
+        except KeyError as error:
+            raise ModelError(f"node {source.name!r} ({source.op_type}) reads {error}, which nothing defines") from None
+        known = [types.get(name, TensorType("float32", None)) for name in source.output]
+        node = graph.create(
+            source.op_type, inputs, known, attrs, domain=domain, name=source.name, output_names=list(source.output)
+        )
+        for inner, body in inner_graphs:
+            _fill(inner, body, scope, {})
+        scope.update((n, v) for n, v in zip(source.output, node.outputs, strict=True) if n)
+        if not all(n in types for n in source.output if n):
+            _infer(node, opset)
+
+
+def _constant(attrs: dict[str, Attribute], name: str) -> tuple[Any, str, str | None]:
+    """Value, name and dtype of a Constant node, whichever attribute carries it."""
+    if "value" in attrs:
+        return attrs["value"], name, None
+    if "sparse_value" in attrs:
+        raise UnsupportedError(f"Constant {name!r} is sparse; store it as a dense tensor")
+    (kind, value), *_ = attrs.items()
+    if kind.startswith("value_string"):
+        return np.array(value, object), name, "string"
+    return np.array(value, np.float32 if kind.startswith("value_float") else np.int64), name, None
+
+
+def _infer(node: Node, opset: int) -> None:
+    if node.subgraphs():
+        branches = [g for g in node.subgraphs() if len(g.outputs) == len(node.outputs)]
+        if node.op == "If" and branches:
+            for value, result in zip(node.outputs, branches[0].outputs, strict=True):
+                value.type = result.type
+        return
+    if schema.find(node.op, opset, node.domain) is not None or node.domain == schema.DOMAIN:
+        infer.refine(node, opset)
+
+
+def _attribute(node: onnx.NodeProto, attribute: AttributeProto) -> Attribute:
+    try:
+        return schema.from_proto(attribute)
+    except ValueError as error:
+        raise UnsupportedError(f"node {node.name!r} ({node.op_type}): {error}") from error

@@ -1,0 +1,278 @@
+"""Reading model files: bytes to a checked ModelProto whose big tensors are set aside.
+
+Big initializers are taken out of the proto (they become graph inputs of the same name) so that the checker,
+the version converter and shape inference never copy weights; `Source.tensors` holds them, memory-mapped
+where they live in an external file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, helper, numpy_helper, version_converter
+
+from onyxc.compiler.errors import ModelError, OptionError
+from onyxc.compiler.ir import schema
+from onyxc.compiler.ir.graph import Array
+from onyxc.compiler.ir.types import DTYPES, itemsize, numpy_dtype
+from onyxc.compiler.loader import contrib
+
+SET_ASIDE = 1024  # elements; smaller tensors stay in the proto, where inference can read them
+IR_VERSION = 10  # inputs and initializers are separate things from 4 on
+
+
+@dataclass
+class Source:
+    """A model and its tensors. ``folder``: where external data may lie (None: nowhere)."""
+
+    proto: onnx.ModelProto
+    folder: Path | None = None
+    tensors: dict[str, Array] = field(default_factory=dict)
+
+
+def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
+    """Parse, check and upgrade a model; a ModelProto argument is copied, not changed.
+
+    Raises:
+        ModelError: the file is missing, truncated, not ONNX, invalid or of an opset that cannot be upgraded.
+    """
+    source = _parse(model)
+    _set_aside(source)
+    _check(source.proto)
+    source.proto = _inline_functions(source.proto)
+    source.proto = _upgrade(source.proto)
+    return source
+
+
+def _parse(model: str | Path | bytes | onnx.ModelProto) -> Source:
+    if isinstance(model, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return Source(copy)
+    folder = None
+    if isinstance(model, str | Path):
+        path = Path(model)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+        folder = path.resolve().parent
+    else:
+        path, data = Path("<bytes>"), bytes(model)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except (DecodeError, ValueError) as error:
+        raise ModelError(f"{path} is not an ONNX model, or it is truncated (protobuf cannot be parsed)") from error
+    if not proto.HasField("graph") or not proto.opset_import:
+        raise ModelError(f"{path} is not an ONNX model (it has no graph or no opset_import)")
+    return Source(proto, folder)
+
+
+# ---- tensors
+
+
+def _set_aside(source: Source) -> None:
+    graph = source.proto.graph
+    declared = {i.name for i in graph.input}
+    seen: set[str] = set()
+    kept: list[TensorProto] = []
+    for tensor in graph.initializer:
+        if tensor.name in seen:
+            raise ModelError(f"two initializers are called {tensor.name!r}")
+        seen.add(tensor.name)
+        if tensor.data_type not in DTYPES or any(d < 0 for d in tensor.dims):
+            raise ModelError(f"initializer {tensor.name!r} has an unknown element type or a negative dimension")
+        external = tensor.data_location == TensorProto.EXTERNAL
+        if not external and prod(tensor.dims) < SET_ASIDE:
+            _inline_array(tensor)
+            kept.append(tensor)
+            continue
+        source.tensors[tensor.name] = _external_array(tensor, source.folder) if external else _inline_array(tensor)
+        if tensor.name not in declared:
+            made = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+            graph.input.append(made)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+    names = {t.name for t in kept}
+    inputs = [i for i in graph.input if i.name not in names]
+    del graph.input[:]
+    graph.input.extend(inputs)
+    source.proto.ir_version = max(source.proto.ir_version, IR_VERSION)
+
+
+def _inline_array(tensor: TensorProto) -> Array:
+    try:
+        array: Array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        shape = list(tensor.dims)
+        raise ModelError(f"initializer {tensor.name!r}: its data do not fill its shape {shape} ({error})") from error
+    if array.flags.writeable:
+        array.flags.writeable = False
+    return array
+
+
+def _external_array(tensor: TensorProto, folder: Path | None) -> Array:
+    """The memory-mapped data of an external tensor; only files inside the model's own folder are opened."""
+    entries = {e.key: e.value for e in tensor.external_data}
+    location = entries.get("location", "")
+    where = f"external data of {tensor.name!r}"
+    if folder is None:
+        raise ModelError(f"{where}: a model given as bytes or ModelProto has no folder; load it by its path")
+    path = Path(location)
+    if not location or path.is_absolute() or ".." in path.parts:
+        raise ModelError(f"{where}: location {location!r} must be a file inside the model's folder")
+    full = folder / path
+    if not full.resolve().is_relative_to(folder):
+        raise ModelError(f"{where}: {location!r} leads out of the model's folder")
+    if not full.is_file():
+        raise ModelError(f"{where}: there is no file {full}")
+    dtype, dims = DTYPES[tensor.data_type], tuple(tensor.dims)
+    size = prod(dims) * itemsize(dtype)
+    packed = {"uint4": 2, "int4": 2, "float4_e2m1fn": 2, "uint2": 4, "int2": 4}.get(dtype, 1)
+    size = -(-size // packed)
+    try:
+        offset = int(entries.get("offset", "0"))
+        length = int(entries.get("length", str(size)))
+    except ValueError as error:
+        raise ModelError(f"{where}: offset and length must be numbers") from error
+    if length != size or offset < 0 or offset + size > full.stat().st_size:
+        raise ModelError(f"{where}: {location!r} is too short or its length is not the {size} bytes of {list(dims)}")
+    if dtype == "string":
+        raise ModelError(f"{where}: strings cannot be external")
+    if size == 0:
+        return np.zeros(dims, numpy_dtype(dtype))
+    if packed > 1:
+        raw = np.memmap(full, np.uint8, "r", offset, (size,)).tobytes()
+        return _inline_array(TensorProto(name=tensor.name, data_type=tensor.data_type, dims=dims, raw_data=raw))
+    return np.memmap(full, np.uint8, "r", offset, (size,)).view(numpy_dtype(dtype)).reshape(dims)
+
+
+# ---- the proto
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(proto)
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        first = str(error).strip().splitlines()
+        raise ModelError(f"the model is invalid: {' '.join(first[:2])}") from error
+
+
+def _inline_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    contrib.add_functions(proto)
+    if not proto.functions:
+        return proto
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"the model's functions cannot be expanded: {' '.join(str(error).split())}") from error
+
+
+def _upgrade(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """To opset `schema.OPSET`; newer models stay; where every operator kept its meaning only the number changes."""
+    versions = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
+    version = versions.get("")
+    if version is None or version >= schema.OPSET:
+        return proto
+    if _unchanged(proto.graph, version):
+        for entry in proto.opset_import:
+            if entry.domain in ("", "ai.onnx"):
+                entry.version = schema.OPSET
+        return proto
+    try:
+        return version_converter.convert_version(proto, schema.OPSET)
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"the model's opset {version} cannot be upgraded to {schema.OPSET}: {reason}") from error
+
+
+def _unchanged(graph: onnx.GraphProto, version: int) -> bool:
+    for node in graph.node:
+        if node.domain in ("", "ai.onnx"):
+            old, new = schema.find(node.op_type, version), schema.find(node.op_type, schema.OPSET)
+            if old is None or new is None or old.since_version != new.since_version:
+                return False
+        if any(not _unchanged(a.g, version) for a in node.attribute if a.HasField("g")):
+            return False
+    return True
+
+
+# ---- dimensions and inputs
+
+
+def bind(
+    source: Source,
+    dims: dict[str, int] | None = None,
+    shapes: dict[str, tuple[int, ...]] | None = None,
+    values: dict[str, Any] | None = None,
+) -> None:
+    """Fix symbolic dimensions by name, whole input shapes, and inputs that become constants.
+
+    Raises:
+        OptionError: a name is unknown or two values contradict each other.
+    """
+    graph = source.proto.graph
+    inputs = {i.name: i for i in graph.input if i.name not in source.tensors}
+    _bind_values(source, inputs, values or {})
+    symbols: dict[str, int] = {}
+    for name, shape in (shapes or {}).items():
+        _bind_shape(_known(name, inputs, "--input-shape"), tuple(shape), symbols)
+    named = {d.dim_param for i in inputs.values() for d in i.type.tensor_type.shape.dim if d.dim_param} | set(symbols)
+    for name, size in (dims or {}).items():
+        if name not in named:
+            raise OptionError(f"--input-dim {name}: no input has such a dimension; there are {_list(named)}")
+        if symbols.setdefault(name, size) != size or size < 0:
+            raise OptionError(f"dimension {name!r} cannot be {size}" + (f" and {symbols[name]}" if size >= 0 else ""))
+    for value in [*graph.input, *graph.output]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_value = symbols[dim.dim_param]
+
+
+def _bind_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
+    tensor, name = value.type.tensor_type, value.name
+    if not tensor.HasField("shape"):
+        for size in shape:
+            tensor.shape.dim.add().dim_value = size
+        return
+    if len(shape) != len(tensor.shape.dim):
+        raise OptionError(f"--input-shape {name}: {len(shape)} dimensions given, the input has {len(tensor.shape.dim)}")
+    for dim, size in zip(tensor.shape.dim, shape, strict=True):
+        if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size:
+            raise OptionError(f"--input-shape {name}: dimension {dim.dim_value} of the model cannot become {size}")
+        if dim.dim_param and symbols.setdefault(dim.dim_param, size) != size:
+            raise OptionError(f"dimension {dim.dim_param!r} cannot be both {symbols[dim.dim_param]} and {size}")
+        if size < 0:
+            raise OptionError(f"--input-shape {name}: {size} is no size")
+        dim.dim_value = size
+
+
+def _bind_values(source: Source, inputs: dict[str, onnx.ValueInfoProto], values: dict[str, Any]) -> None:
+    graph = source.proto.graph
+    for name, value in values.items():
+        tensor = _known(name, inputs, "--input-value").type.tensor_type
+        dtype = numpy_dtype(DTYPES[tensor.elem_type])
+        try:
+            array = np.asarray(value).astype(dtype)
+        except (ValueError, TypeError) as error:
+            raise OptionError(f"--input-value {name}: {value!r} is no {dtype}") from error
+        graph.initializer.append(numpy_helper.from_array(array, name))
+        graph.input.remove(inputs.pop(name))
+
+
+def _known(name: str, inputs: dict[str, onnx.ValueInfoProto], option: str) -> onnx.ValueInfoProto:
+    if name not in inputs:
+        raise OptionError(f"{option} {name}: the model has no such input; there are {_list(inputs)}")
+    return inputs[name]
+
+
+def _list(names: Any) -> str:
+    return ", ".join(map(repr, sorted(names))) or "none"

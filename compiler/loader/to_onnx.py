@@ -1,0 +1,119 @@
+"""From a Graph back to a valid ONNX model.
+
+Nodes of our domain ``onyxc`` that hold a body graph are written as model-local functions, so that any ONNX
+engine can run the result.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+
+from onyxc.compiler.ir import proto, schema
+from onyxc.compiler.ir.graph import Graph, Node, Value
+from onyxc.compiler.loader.read import IR_VERSION
+
+
+def to_model(graph: Graph) -> onnx.ModelProto:
+    """A ModelProto of the graph; output names are those of the model that was loaded."""
+    body = _graph(graph, graph.opset)
+    functions: dict[str, onnx.FunctionProto] = {}
+    _functions(graph, functions)
+    domains = dict(graph.domains)
+    if functions or any(n.domain == schema.DOMAIN for n in graph.walk()):
+        domains[schema.DOMAIN] = 1
+    imports = [helper.make_opsetid(d, v) for d, v in sorted({"": graph.opset, **domains}.items())]
+    model = helper.make_model(body, opset_imports=imports, ir_version=IR_VERSION, producer_name="onyxc")
+    model.functions.extend(functions[name] for name in sorted(functions))
+    helper.set_model_props(model, graph.metadata)
+    return model
+
+
+def _graph(graph: Graph, opset: int) -> onnx.GraphProto:
+    renamed = _output_names(graph)
+    made = onnx.GraphProto(name=graph.name)
+    made.input.extend(_info(v.name, v) for v in graph.inputs)
+    outer = graph.parent is not None
+    defined: set[str] = set()
+    for value in graph.constants():
+        assert value.const is not None
+        if value.name not in defined:
+            defined.add(value.name)
+            made.initializer.append(proto.tensor_to_proto(value.const, value.name, value.dtype))
+    for node in graph:
+        made.node.append(_node(node, opset, renamed))
+    for index, (value, name) in enumerate(zip(graph.outputs, graph.output_names, strict=True)):
+        if renamed.get(value, value.name) != name or graph.outputs.index(value) != index or outer:
+            final = name if not outer else f"{name}__out{index}"
+            if renamed.get(value, value.name) != final:
+                made.node.append(helper.make_node("Identity", [renamed.get(value, value.name)], [final]))
+            made.output.append(_info(final, value))
+        else:
+            made.output.append(_info(name, value))
+    made.value_info.extend(
+        _info(renamed.get(v, v.name), v)
+        for n in graph
+        for v in n.outputs
+        if v.name and not v.is_output and v.tensor.shape is not None
+        if hasattr(v.type, "shape")
+    )
+    return made
+
+
+def _output_names(graph: Graph) -> dict[Value, str]:
+    """Values that take an output's name: those that this graph's nodes produce."""
+    renamed: dict[Value, str] = {}
+    if graph.parent is not None:
+        return renamed
+    for value, name in zip(graph.outputs, graph.output_names, strict=True):
+        if value.producer is not None and value.producer.graph is graph and value not in renamed:
+            renamed[value] = name
+    taken = set(renamed.values())
+    for node in graph.walk():
+        for value in node.outputs:
+            if value.name in taken and value not in renamed:
+                renamed[value] = f"{value.name}__inner"
+    return renamed
+
+
+def _node(node: Node, opset: int, renamed: dict[Value, str]) -> onnx.NodeProto:
+    made = proto.node_to_proto(node, schema.find(node.op, opset, node.domain))
+    del made.input[:]
+    del made.output[:]
+    made.input.extend("" if v is None else renamed.get(v, v.name) for v in node.inputs)
+    made.output.extend(renamed.get(v, v.name) for v in node.outputs)
+    if node.domain == schema.DOMAIN and isinstance(node.attrs.get("body"), Graph):
+        made.op_type, made.name = _function_name(node), node.name
+        del made.attribute[:]
+        return made
+    for key, value in sorted(node.attrs.items()):
+        if isinstance(value, Graph):
+            made.attribute.append(helper.make_attribute(key, _graph(value, opset)))
+    return made
+
+
+def _function_name(node: Node) -> str:
+    return f"{node.op}_{node.output.name}"
+
+
+def _functions(graph: Graph, found: dict[str, onnx.FunctionProto]) -> None:
+    for node in graph.walk():
+        body = node.attrs.get("body")
+        if node.domain != schema.DOMAIN or not isinstance(body, Graph):
+            continue
+        opset = graph.root().opset
+        inner = _graph(body, opset)
+        constants = [helper.make_node("Constant", [], [t.name], value=t) for t in inner.initializer]
+        name = _function_name(node)
+        found[name] = helper.make_function(
+            schema.DOMAIN,
+            name,
+            [i.name for i in inner.input],
+            [o.name for o in inner.output],
+            [*constants, *inner.node],
+            [helper.make_opsetid("", opset)],
+        )
+
+
+def _info(name: str, value: Value) -> onnx.ValueInfoProto:
+    return helper.make_value_info(name, proto.type_to_proto(value.type))

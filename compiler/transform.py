@@ -1,0 +1,114 @@
+"""Passes and the manager that runs them in order.
+
+A pass is a frozen dataclass: its fields are its options, ``str(pass)`` is the text that a pipeline file or the
+command line holds, and ``parse`` reads that text back. ``run`` edits the graph in place and says what it did.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, overload
+
+import onnx
+
+from onyxc.compiler.errors import OnyxcError, PassError
+from onyxc.compiler.ir.graph import Graph
+from onyxc.compiler.ir.statistics import Statistics, measure
+from onyxc.compiler.ir.verify import verify
+from onyxc.compiler.loader import load, to_model
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """What a run did: rule or action -> how often."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the graph was edited."""
+        return any(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Base of all passes. Subclasses set ``name`` and implement ``run``."""
+
+    name: ClassVar[str] = ""
+
+    @abstractmethod
+    def run(self, graph: Graph) -> PassResult:
+        """Edit ``graph`` in place."""
+
+    @overload
+    def __call__(self, model: Graph) -> Graph: ...
+    @overload
+    def __call__(self, model: onnx.ModelProto) -> onnx.ModelProto: ...
+    def __call__(self, model: Graph | onnx.ModelProto) -> Graph | onnx.ModelProto:
+        """The pass on its own: a ModelProto gives a new ModelProto, a Graph a new Graph; the argument stays."""
+        graph = model.clone() if isinstance(model, Graph) else load(model)
+        PassManager([self]).run(graph)
+        return graph if isinstance(model, Graph) else to_model(graph)
+
+    def options(self) -> dict[str, Any]:
+        """Options that differ from their defaults."""
+        made = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {f.name: made[f.name] for f in fields(self) if made[f.name] != f.default}
+
+    def __str__(self) -> str:
+        options = " ".join(f"{k.replace('_', '-')}={_show(v)}" for k, v in self.options().items())
+        return f"{self.name}{{{options}}}" if options else self.name
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One pass in a report: seconds, counts, and the graph's statistics before and after."""
+
+    name: str
+    seconds: float
+    counts: Mapping[str, int]
+    before: Statistics
+    after: Statistics
+
+
+Observer = Callable[[Pass, Graph], None]  # called after each pass
+
+
+@dataclass
+class PassManager:
+    """Runs passes in order; verifies after each; stops with a `PassError` that names the pass.
+
+    ``observers`` see the graph after each pass (printing, progress, numeric checks).
+    """
+
+    passes: Sequence[Pass]
+    observers: Sequence[Observer] = ()
+    records: list[Record] = field(default_factory=list)
+
+    def run(self, graph: Graph) -> list[Record]:
+        """Run all passes on ``graph``, in place."""
+        self.records = []
+        before = measure(graph)
+        for step in self.passes:
+            start = time.perf_counter()
+            try:
+                result = step.run(graph)
+                verify(graph)
+            except OnyxcError as error:
+                raise PassError(f"pass {step}: {error}{self._history()}") from error
+            after = measure(graph)
+            self.records.append(Record(str(step), time.perf_counter() - start, dict(result.counts), before, after))
+            before = after
+            for observer in self.observers:
+                observer(step, graph)
+        return self.records
+
+    def _history(self) -> str:
+        return f" (after {', '.join(r.name for r in self.records)})" if self.records else ""
