@@ -23,9 +23,10 @@ from onyxc.compiler.loader import load, to_model
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a run did: rule or action -> how often."""
+    """What a run did: rule or action -> how often; and "rule: reason" -> how often a rule refused."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
+    refused: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:

@@ -330,6 +330,14 @@ class Graph:
         self.outputs[index] = value
         value.uses[self, index] = None
 
+    def set_outputs(self, values: Sequence[Value], names: Sequence[str]) -> None:
+        """Replace the whole list of outputs."""
+        for index, old in enumerate(self.outputs):
+            del old.uses[self, index]
+        self.outputs, self.output_names = [], []
+        for value, name in zip(values, names, strict=True):
+            self.add_output(value, name)
+
     def replace_uses(self, old: Value, new: Value, keep: Iterable[Node] = ()) -> None:
         """Everything that reads ``old`` (except the nodes ``keep``) reads ``new`` instead."""
         kept = set(keep)
@@ -382,7 +390,7 @@ class Graph:
         """A deep copy; constants' arrays are shared. ``outer`` maps captured values (default: themselves)."""
         copy = Graph(self.name, self.opset, dict(self.domains), metadata=dict(self.metadata))
         copy._names = set(self.root()._names)
-        return _clone_into(self, copy, dict(outer or {}), fresh=False)
+        return _clone_into(self, copy, dict(outer or {}))
 
     def __str__(self) -> str:
         from onyxc.compiler.ir.text import format_graph
@@ -390,26 +398,31 @@ class Graph:
         return format_graph(self)
 
 
-def _clone_into(source: Graph, target: Graph, mapped: dict[Value, Value], *, fresh: bool) -> Graph:
+def _clone_into(source: Graph, target: Graph, mapped: dict[Value, Value], *, names: Graph | None = None) -> Graph:
+    """Copy ``source`` into the empty ``target``. With ``names`` the copy joins that graph's model: fresh names,
+    and constants are the same values; without, the copy is a model of its own with the same names."""
+
     def image(value: Value | None) -> Value | None:
         if value is None:
             return None
-        if value not in mapped and value.const is not None:
+        if value not in mapped and value.const is not None and names is None:
             mapped[value] = Value(value.name, value.type, const=value.const, facts=dict(value.facts))
         return mapped.get(value, value)
 
-    for value in source.inputs:
-        mapped[value] = Value(value.name, value.type, facts=dict(value.facts))
-        target.inputs.append(mapped[value])
+    def copy(value: Value, producer: Node | None = None) -> Value:
+        name = names.fresh_name(value.name) if names is not None and value.name else value.name
+        mapped[value] = Value(name, value.type, producer, value.index, facts=dict(value.facts))
+        return mapped[value]
+
+    target.inputs += [copy(v) for v in source.inputs]
     for node in source:
         attrs = dict(node.attrs)
         for key, attr in attrs.items():
             if isinstance(attr, Graph):
                 inner = Graph(attr.name, attr.opset, dict(attr.domains))
-                attrs[key] = _clone_into(attr, inner, mapped, fresh=fresh)
+                attrs[key] = _clone_into(attr, inner, mapped, names=names)
         made = Node(node.op, node.domain, (), (), attrs, node.name)
-        made.outputs = tuple(Value(v.name, v.type, made, i, facts=dict(v.facts)) for i, v in enumerate(node.outputs))
-        mapped.update(zip(node.outputs, made.outputs, strict=True))
+        made.outputs = tuple(copy(v, made) for v in node.outputs)
         target._link(made, None)
         target.set_inputs(made, [image(v) for v in node.inputs])
         for inner in made.subgraphs():
@@ -433,7 +446,7 @@ def inline(graph: Graph, arguments: Sequence[Value], target: Graph, before: Node
         for key, attr in attrs.items():
             if isinstance(attr, Graph):
                 inner = Graph(attr.name, attr.opset, dict(attr.domains))
-                attrs[key] = _clone_into(attr, inner, mapped, fresh=True)
+                attrs[key] = _clone_into(attr, inner, mapped, names=target)
         made = target.create(
             node.op,
             [image(v) for v in node.inputs],

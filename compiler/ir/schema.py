@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, numpy_helper
 
-from onyxc.compiler.ir.graph import Attribute, Node
+from onyxc.compiler.ir.graph import Attribute, Graph, Node, Value
 from onyxc.compiler.ir.proto import type_from_proto
 from onyxc.compiler.ir.types import Type
 
@@ -21,12 +21,26 @@ Inference = Callable[[Node], tuple[Type, ...]]
 # Our own operators: name -> rule that gives the output types from the inputs and attributes.
 OWN: dict[str, Inference] = {}
 
+# Name -> function (node, body, inputs) that appends standard operators to ``body`` and returns their result.
+Decomposition = Callable[[Node, Graph, Sequence[Value]], Value]
+DECOMPOSITIONS: dict[str, Decomposition] = {}
+
 
 def own(name: str) -> Callable[[Inference], Inference]:
     """Register the type rule of an operator of domain ``onyxc``."""
 
     def register(rule: Inference) -> Inference:
         OWN[name] = rule
+        return rule
+
+    return register
+
+
+def decomposition(name: str) -> Callable[[Decomposition], Decomposition]:
+    """Register how an operator of domain ``onyxc`` is written in standard operators."""
+
+    def register(rule: Decomposition) -> Decomposition:
+        DECOMPOSITIONS[name] = rule
         return rule
 
     return register

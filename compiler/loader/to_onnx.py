@@ -1,7 +1,7 @@
 """From a Graph back to a valid ONNX model.
 
-Nodes of our domain ``onyxc`` that hold a body graph are written as model-local functions, so that any ONNX
-engine can run the result.
+Nodes of our domain ``onyxc`` that hold a body graph, or that have a decomposition, are written as model-local functions,
+so that any ONNX engine can run the result.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 import onnx
 from onnx import helper
 
-from onyxc.compiler.ir import proto, schema
+from onyxc.compiler.ir import integer, proto, schema
 from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.loader.read import IR_VERSION
+
+_ = integer  # its operators and their decompositions are registered on import
 
 
 def to_model(graph: Graph) -> onnx.ModelProto:
@@ -82,7 +84,7 @@ def _node(node: Node, opset: int, renamed: dict[Value, str]) -> onnx.NodeProto:
     del made.output[:]
     made.input.extend("" if v is None else renamed.get(v, v.name) for v in node.inputs)
     made.output.extend(renamed.get(v, v.name) for v in node.outputs)
-    if node.domain == schema.DOMAIN and isinstance(node.attrs.get("body"), Graph):
+    if _is_function(node):
         made.op_type, made.name = _function_name(node), node.name
         del made.attribute[:]
         return made
@@ -92,17 +94,31 @@ def _node(node: Node, opset: int, renamed: dict[Value, str]) -> onnx.NodeProto:
     return made
 
 
+def _is_function(node: Node) -> bool:
+    return node.domain == schema.DOMAIN and ("body" in node.attrs or node.op in schema.DECOMPOSITIONS)
+
+
+def _body(node: Node, opset: int) -> Graph:
+    """What a function node computes: its body, or its decomposition."""
+    body = node.attrs.get("body")
+    if isinstance(body, Graph):
+        return body
+    made = Graph(node.op, opset)
+    inputs = [made.add_input(v.name, v.type) for v in node.inputs if v is not None]
+    made.add_output(schema.DECOMPOSITIONS[node.op](node, made, inputs))
+    return made
+
+
 def _function_name(node: Node) -> str:
     return f"{node.op}_{node.output.name}"
 
 
 def _functions(graph: Graph, found: dict[str, onnx.FunctionProto]) -> None:
     for node in graph.walk():
-        body = node.attrs.get("body")
-        if node.domain != schema.DOMAIN or not isinstance(body, Graph):
+        if not _is_function(node):
             continue
         opset = graph.root().opset
-        inner = _graph(body, opset)
+        inner = _graph(_body(node, opset), opset)
         constants = [helper.make_node("Constant", [], [t.name], value=t) for t in inner.initializer]
         name = _function_name(node)
         found[name] = helper.make_function(
@@ -111,7 +127,7 @@ def _functions(graph: Graph, found: dict[str, onnx.FunctionProto]) -> None:
             [i.name for i in inner.input],
             [o.name for o in inner.output],
             [*constants, *inner.node],
-            [helper.make_opsetid("", opset)],
+            [helper.make_opsetid("", opset), helper.make_opsetid(schema.DOMAIN, 1)],
         )
 
 

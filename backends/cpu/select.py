@@ -1,0 +1,207 @@
+"""Which template computes a group on a CPU: the group's anchor decides, what follows becomes the epilogue.
+
+`recipe` answers None where no template fits; the generic group takes over then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from onyxc.backends.cpu import convolution
+from onyxc.backends.cpu.epilogue import Epilogue, Operand
+from onyxc.backends.cpu.shapes import ConvShape, dense_strides, planar_strides
+from onyxc.backends.cpu.vectors import fill, lanes_of
+from onyxc.backends.lowering import registry
+from onyxc.backends.recipe import Argument, Constant, Input, Output, Packed, Piece, Recipe
+from onyxc.backends.target import Target
+from onyxc.compiler.ir import facts
+from onyxc.compiler.ir.channels_last import ints
+from onyxc.compiler.ir.graph import Array, Graph, Node, Value
+
+_EIGHT_BIT = ("int8", "uint8")
+_OPERANDS = ("float32", "int32", "int8", "uint8")
+
+
+def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe | None:
+    """The recipe by the first template that fits, or None."""
+    anchor, *rest = body.nodes
+    template = _TEMPLATES.get(facts.key(anchor))
+    if template is None or not all(facts.is_elementwise(n) for n in rest) or len(body.outputs) != 1:
+        return None
+    return template(name, _Group(body, anchor, rest, constant), target)
+
+
+class _Group:
+    """A body as anchor and epilogue."""
+
+    def __init__(self, body: Graph, anchor: Node, rest: list[Node], constant: tuple[bool, ...]) -> None:
+        self.body, self.anchor, self.rest = body, anchor, rest
+        self.constant = {v for v, c in zip(body.inputs, constant, strict=True) if c}
+        self.shape = anchor.output.dims
+
+    def role(self, value: Value) -> Argument:
+        """The argument that stands for a value of the body."""
+        if value.const is not None:
+            return Constant(value.const)
+        return Input(self.body.inputs.index(value))
+
+    def input(self, index: int) -> Value:
+        """An input of the anchor that is there."""
+        value = self.anchor.inputs[index]
+        assert value is not None
+        return value
+
+    def is_constant(self, value: Value) -> bool:
+        """Whether the value is known at compile time."""
+        return value.const is not None or value in self.constant
+
+    def packed(self, value: Value, pack: Callable[[Array], Array]) -> Argument:
+        """The constant ``value`` in the form that ``pack`` makes of it."""
+        if value.const is not None:
+            return Constant(pack(value.const))
+        return Packed(self.body.inputs.index(value), pack)
+
+    def operands(self) -> list[Value] | None:
+        """Values that the epilogue reads beside the accumulator; None when one has an unfit dtype."""
+        found: dict[Value, None] = {}
+        inner = {self.anchor.output, *(n.output for n in self.rest)}
+        for node in self.rest:
+            for value in node.inputs:
+                if value is not None and value not in inner and not _is_number(value):
+                    if value.dtype not in _OPERANDS:
+                        return None
+                    found[value] = None
+        return list(found)
+
+    def epilogue(self, operands: list[Value], strides: list[tuple[int, ...]]) -> Epilogue:
+        """The nodes behind the anchor as an expression on vectors."""
+        anchor, rest = self.anchor, self.rest
+
+        def apply(acc: Any, loaded: list[Any]) -> Any:
+            env: dict[Value, Any] = {anchor.output: acc, **dict(zip(operands, loaded, strict=True))}
+            lanes = lanes_of(acc)
+            for node in rest:
+                arguments = []
+                for value in node.inputs:
+                    if value is None:
+                        continue
+                    if value not in env:
+                        assert value.const is not None
+                        env[value] = fill(registry.const(value.const.reshape(()).item(), value.dtype), lanes)
+                    arguments.append(env[value])
+                env[node.output] = registry.ELEMENTWISE[node.domain, node.op](node, *arguments)
+            return env[rest[-1].output] if rest else acc
+
+        made = tuple(Operand(v.dtype, s) for v, s in zip(operands, strides, strict=True))
+        return Epilogue(made, apply, self.body.outputs[0].dtype)
+
+
+def _is_number(value: Value) -> bool:
+    return value.const is not None and value.const.size == 1
+
+
+def _broadcast_strides(dims: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Element strides of a dense tensor of ``dims`` when it is broadcast to ``shape``."""
+    full = (1,) * (len(shape) - len(dims)) + dims
+    dense = [prod(full[i + 1 :]) for i in range(len(full))]
+    return tuple(0 if d == 1 and s != 1 else step for d, s, step in zip(full, shape, dense, strict=True))
+
+
+def _four(strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of up to three leading dimensions and the channel as (n, h, w, c)."""
+    return (0,) * (4 - len(strides)) + strides
+
+
+def _supported(group: _Group) -> bool:
+    x, w = group.input(0), group.input(1)
+    floats = x.dtype == w.dtype == "float32"
+    integers = x.dtype in _EIGHT_BIT and w.dtype in _EIGHT_BIT
+    return (floats or integers) and group.is_constant(w)
+
+
+def _zero_points(group: _Group) -> tuple[int, Array] | None:
+    """The input's zero point and the weights' zero points, where both are known."""
+    points = []
+    for index in (2, 3):
+        value = group.anchor.input(index)
+        if value is None:
+            points.append(np.zeros((), np.int32))
+        elif value.const is None:
+            return None
+        else:
+            points.append(value.const.astype(np.int32))
+    if points[0].size != 1:
+        return None
+    return int(points[0].reshape(())), points[1].reshape(-1) if points[1].size > 1 else points[1].reshape(())
+
+
+def _finish(
+    name: str, group: _Group, shape: ConvShape, pack: Callable[[Array], Array], target: Target
+) -> Recipe | None:
+    """The direct-convolution recipe of ``shape``; ``pack`` gives the model's weights as [O, I/g, KH, KW]."""
+    operands = group.operands()
+    zero = _zero_points(group)
+    if operands is None or zero is None:
+        return None
+    strides = [_four(_broadcast_strides(v.dims, group.shape)) for v in operands]
+    plan = convolution.plan(shape, target, tuple(strides))  # type: ignore[arg-type]
+    kernel = convolution.emit(name, plan, group.epilogue(operands, strides), target)
+    points = zero[1]
+    if points.ndim:
+        points = points.reshape(-1, 1, 1, 1)
+    weights = group.packed(group.input(1), lambda w: convolution.pack(pack(w), plan, points))
+    args = (group.role(group.input(0)), weights, *(group.role(v) for v in operands), Output(0))
+    return [Piece(kernel, args, len(args) - 1)]
+
+
+def _conv(name: str, group: _Group, target: Target) -> Recipe | None:
+    if not _supported(group):
+        return None
+    node, x, w = group.anchor, group.input(0), group.input(1)
+    zero = _zero_points(group)
+    if zero is None:
+        return None
+    planar = bool(node.attrs["planar"])
+    n, h, width, c = (x.dims[0], x.dims[2], x.dims[3], x.dims[1]) if planar else x.dims
+    out_n, out_h, out_w, out_c = group.shape
+    pads = ints(node, "pads")
+    shape = ConvShape(
+        batch=n, in_channels=c, out_channels=out_c, group=int(node.attrs["group"]), in_size=(h, width),  # type: ignore[arg-type]
+        out_size=(out_h, out_w), kernel=(w.dims[2], w.dims[3]), strides=ints(node, "strides"),  # type: ignore[arg-type]
+        dilations=ints(node, "dilations"), pads=pads,  # type: ignore[arg-type]
+        x_strides=planar_strides(c, h, width) if planar else dense_strides(h, width, c),
+        y_strides=dense_strides(out_h, out_w, out_c)[:3], x_dtype=x.dtype, w_dtype=w.dtype,
+        acc_dtype=node.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=zero[0],
+    )  # fmt: skip
+    assert out_n == n
+    return _finish(name, group, shape, lambda array: array, target)
+
+
+def _matmul(name: str, group: _Group, target: Target) -> Recipe | None:
+    """A product with constant weights is a pointwise convolution."""
+    if not _supported(group):
+        return None
+    a, b = group.input(0), group.input(1)
+    zero = _zero_points(group)
+    if zero is None or len(b.dims) != 2 or not 2 <= len(a.dims) <= 4:
+        return None
+    n, h, w = (1,) * (4 - len(a.dims)) + a.dims[:-1]
+    depth, columns = b.dims
+    shape = ConvShape(
+        batch=n, in_channels=depth, out_channels=columns, group=1, in_size=(h, w), out_size=(h, w), kernel=(1, 1),
+        strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), x_strides=dense_strides(h, w, depth),
+        y_strides=dense_strides(h, w, columns)[:3], x_dtype=a.dtype, w_dtype=b.dtype,
+        acc_dtype=group.anchor.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=zero[0],
+    )  # fmt: skip
+    return _finish(name, group, shape, lambda array: np.ascontiguousarray(array.T)[:, :, None, None], target)
+
+
+_TEMPLATES: dict[str, Callable[[str, _Group, Target], Recipe | None]] = {
+    "onyxc.Conv": _conv,
+    "MatMul": _matmul,
+    "MatMulInteger": _matmul,
+}

@@ -1,0 +1,75 @@
+"""From a fused group's body to TE tensors, and from those to a generic recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tvm import te
+
+from onyxc.backends.kernels.generic import Piece as GenericPiece
+from onyxc.backends.lowering import registry
+from onyxc.backends.recipe import Argument, Constant, Input, Output, Piece, Recipe, Temporary
+from onyxc.backends.target import Target
+from onyxc.compiler.ir.graph import Graph, Value
+
+BuildAll = Callable[[str, Sequence[Any], Sequence[Any], Target], "tuple[list[GenericPiece], list[Any]]"]
+
+
+@dataclass
+class TensorGroup:
+    """A body as TE tensors; ``arguments`` maps placeholders to the roles that they play."""
+
+    outputs: list[Any]
+    arguments: dict[Any, Argument] = field(default_factory=dict)
+
+
+def to_te(body: Graph) -> TensorGroup:
+    """The TE form of ``body``; one-element constants become immediate numbers."""
+    group = TensorGroup([])
+    env: dict[Value, Any] = {}
+    for index, value in enumerate(body.inputs):
+        env[value] = te.placeholder(value.dims, registry.storage(value.dtype), name=f"in{index}")
+        group.arguments[env[value]] = Input(index)
+
+    def tensor(value: Value | None) -> Any:
+        if value is None:
+            return None
+        if value not in env:
+            assert value.const is not None
+            env[value] = _constant(value, group)
+        return env[value]
+
+    for node in body:
+        outputs = registry.lower(node, [tensor(v) for v in node.inputs])
+        env.update(zip(node.outputs, outputs, strict=False))
+    group.outputs = [tensor(v) for v in body.outputs]
+    return group
+
+
+def _constant(value: Value, group: TensorGroup) -> Any:
+    array, dtype = value.const, registry.storage(value.dtype)
+    assert array is not None
+    if array.size == 1 and dtype == value.dtype and dtype not in ("string", "bfloat16", "float16"):
+        number = array.reshape(()).item()
+        return te.compute(value.dims, lambda *_: registry.const(number, dtype), name="number")
+    placeholder = te.placeholder(value.dims, dtype, name="const")
+    group.arguments[placeholder] = Constant(array)
+    return placeholder
+
+
+def recipe(name: str, body: Graph, target: Target, build_all: BuildAll) -> Recipe:
+    """The generic recipe of ``body``: kernels by ``build_all`` of the processor kind."""
+    group = to_te(body)
+    roles: dict[Any, Argument] = dict(group.arguments)
+    outputs: list[Any] = []
+    for index, tensor in enumerate(group.outputs):
+        if tensor in roles or tensor in outputs:  # an output that is an argument, or returned twice
+            tensor = te.compute(tensor.shape, lambda *i, t=tensor: t[i], name="copy")
+        outputs.append(tensor)
+        roles[tensor] = Output(index)
+    pieces, inner = build_all(name, list(group.arguments), outputs, target)
+    for tensor in inner:
+        roles[tensor] = Temporary(tensor.dtype, tuple(int(d) for d in tensor.shape))
+    return [Piece(p.kernel, tuple(roles[a] for a in p.args), p.reads) for p in pieces]

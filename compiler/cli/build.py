@@ -1,0 +1,136 @@
+"""`onyxc compile` and `onyxc optimize`."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import onnx
+import typer
+
+from onyxc.compiler.cli import options, report
+from onyxc.compiler.cli.app import app
+from onyxc.compiler.errors import OptionError
+from onyxc.compiler.transform import Pass, Record
+
+
+@app.command("compile")
+def compile_(
+    model: options.ModelPath,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="Folder of the artifact.")],
+    target: options.TargetName = "host",
+    level: options.Level = 2,
+    pipeline: options.PipelineFile = "",
+    input_dim: options.Dims = [],  # noqa: B006 - typer copies defaults
+    input_shape: options.Shapes = [],  # noqa: B006
+    input_value: options.Values = [],  # noqa: B006
+    library: Annotated[str, typer.Option(help="shared or static")] = "shared",
+    weights: Annotated[str, typer.Option(help="embedded in the library, or beside it")] = "embedded",
+    compiler: Annotated[str, typer.Option(help="C compiler to link with, for example aarch64-linux-gnu-gcc.")] = "",
+    json: options.JsonFile = "",
+) -> None:
+    """Compile a model to native code: a folder with library, C header and manifest."""
+    from onyxc.compiler import driver
+
+    start = time.perf_counter()
+    with report.progress() as show:
+        artifact = driver.compile(
+            model, out=out, target=target, level=level, passes=_pipeline(pipeline),
+            library=cast(Literal["shared", "static"], library), weights=cast(Literal["embedded", "beside"], weights),
+            compiler=compiler, report=show, **options.bindings(input_dim, input_shape, input_value),
+        )  # fmt: skip
+    if json:
+        report.write_json(_as_json(artifact.records), json)
+    size = sum(f.stat().st_size for f in Path(out).rglob("*") if f.is_file())
+    last = artifact.records[-1].after
+    message = f"{out}: {size / 2**20:.2f} MiB for {target}, {last.nodes} operators, {time.perf_counter() - start:.1f} s"
+    if json != "-":
+        report.console.print(message, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def optimize(
+    model: options.ModelPath,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="OUT.onnx", help="The optimized model.")],
+    level: options.Level = 2,
+    pipeline: options.PipelineFile = "",
+    prune: Annotated[float, typer.Option(min=0, max=1, help="Prune so large a share of the weights.")] = 0,
+    cluster: Annotated[str, typer.Option(metavar="4bit", help="Cluster weights to 2 to 8 bits.")] = "",
+    input_dim: options.Dims = [],  # noqa: B006
+    input_shape: options.Shapes = [],  # noqa: B006
+    input_value: options.Values = [],  # noqa: B006
+    check: Annotated[float, typer.Option(metavar="TOL", help="Compare results after each pass, relative to the range.")] = 0,
+    json: options.JsonFile = "",
+) -> None:
+    """Run passes and write an ONNX model: cleaned, folded, pruned, clustered."""
+    from onyxc.compiler import driver
+    from onyxc.compiler.loader import load, to_model
+    from onyxc.passes import pipelines
+
+    bindings = options.bindings(input_dim, input_shape, input_value)
+    passes = _pipeline(pipeline) or pipelines.preset(level)
+    passes = (*passes, *_compression(prune, cluster))
+    observers = []
+    if check:
+        from onyxc.compiler.check import NumericCheck
+
+        observers.append(NumericCheck(load(model, **bindings), check))
+    graph, records = driver.optimize(model, passes, observers=observers, **bindings)
+    temporary = Path(out).with_name(f".{Path(out).name}.{os.getpid()}")
+    try:
+        onnx.save(to_model(graph), temporary)
+        temporary.rename(out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OptionError(f"cannot write {out}: {error.strerror or error}") from error
+    if json:
+        report.write_json(_as_json(records), json)
+    if json != "-":
+        show_records(records)
+
+
+def _pipeline(file: str) -> tuple[Pass, ...] | None:
+    from onyxc.passes import pipelines
+
+    return pipelines.from_toml(file) if file else None
+
+
+def _compression(prune: float, cluster: str) -> tuple[Pass, ...]:
+    import onyxc.passes as passes
+
+    made: tuple[Pass, ...] = ()
+    if prune:
+        made += (passes.make("magnitude-pruning", {"sparsity": prune}),)
+    if cluster:
+        bits = cluster.removesuffix("bit")
+        if not bits.isdigit():
+            raise OptionError(f"--cluster {cluster}: write 4bit")
+        made += (passes.make("weight-clustering", {"bits": int(bits)}),)
+    return made
+
+
+def show_records(records: list[Record]) -> None:
+    """The table of passes."""
+    rows = [
+        (
+            r.name, f"{r.seconds:.2f}", f"{r.before.nodes} -> {r.after.nodes}", r.after.parameters, r.after.zeros,
+            f"{r.after.bytes / 1e6:.2f}", f"{r.after.flops / 1e6:.1f}", ", ".join(f"{k} {v}" for k, v in r.counts.items()),
+        )
+        for r in records
+    ]  # fmt: skip
+    report.table("", ("pass", "s", "nodes", "parameters", "zeros", "MB", "MFLOP", "done"), rows)
+
+
+def _as_json(records: list[Record]) -> list[dict[str, object]]:
+    return [
+        {
+            "pass": r.name,
+            "seconds": r.seconds,
+            "counts": dict(r.counts),
+            "before": r.before.as_dict(),
+            "after": r.after.as_dict(),
+        }
+        for r in records
+    ]

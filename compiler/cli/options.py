@@ -1,0 +1,56 @@
+"""Options that several commands share, and how their text is read."""
+
+from __future__ import annotations
+
+import ast
+from typing import Annotated, Any
+
+import typer
+
+from onyxc.compiler.errors import OptionError
+
+ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX model file.")]
+Folder = Annotated[str, typer.Argument(metavar="DIR", help="A compiled artifact.")]
+TargetName = Annotated[str, typer.Option("--target", help="Processor to compile for; see `onyxc targets`.")]
+Level = Annotated[int, typer.Option("-O", min=0, max=3, help="Optimization level.")]
+PipelineFile = Annotated[str, typer.Option("--pipeline", metavar="FILE", help="TOML file of passes, in place of -O.")]
+Dims = Annotated[list[str], typer.Option("--input-dim", metavar="NAME=N", help="Size of a symbolic dimension.")]
+Shapes = Annotated[list[str], typer.Option("--input-shape", metavar="NAME:1,3,224,224", help="Whole shape of an input.")]
+Values = Annotated[list[str], typer.Option("--input-value", metavar="NAME=V", help="Make an input a constant.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the run.")]
+Runner = Annotated[str, typer.Option("--runner", metavar="CMD", help='An emulator or `ssh board`: "qemu-aarch64 -cpu max".')]
+JsonFile = Annotated[str, typer.Option("--json", metavar="FILE", help="Write the result as JSON (- for standard output).")]
+
+
+def bindings(dims: list[str], shapes: list[str], values: list[str]) -> dict[str, Any]:
+    """The keyword arguments of `loader.load` for the three binding options."""
+    return {
+        "input_dims": dict(_dim(text) for text in dims),
+        "input_shapes": dict(_shape(text) for text in shapes),
+        "input_values": dict(_value(text) for text in values),
+    }
+
+
+def _dim(text: str) -> tuple[str, int]:
+    name, equals, size = text.rpartition("=")
+    if not equals or not size.strip().isdigit():
+        raise OptionError(f"--input-dim {text}: write NAME=N, for example batch=1")
+    return name, int(size)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, colon, numbers = text.rpartition(":")
+    parts = [n.strip() for n in numbers.split(",")] if numbers.strip() else []
+    if not colon or not all(n.isdigit() for n in parts):
+        raise OptionError(f"--input-shape {text}: write NAME:1,3,224,224 (NAME: alone for a scalar)")
+    return name, tuple(map(int, parts))
+
+
+def _value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise OptionError(f"--input-value {text}: write NAME=V, for example sr=16000 or sizes=[1,2]")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError) as error:
+        raise OptionError(f"--input-value {text}: {value!r} is neither a number nor a list of numbers") from error

@@ -1,0 +1,167 @@
+"""What the command line and Python callers use: optimize and compile, from model to artifact."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from shutil import rmtree
+from typing import Any, Literal
+
+import onnx
+
+from onyxc.backends import runtime
+from onyxc.backends.target import Target, get, host_cores
+from onyxc.compiler import worker
+from onyxc.compiler.errors import ModelError, OptionError
+from onyxc.compiler.ir.graph import Graph
+from onyxc.compiler.ir.types import TensorType
+from onyxc.compiler.loader import load, to_model
+from onyxc.compiler.transform import Observer, Pass, PassManager, Record
+from onyxc.passes import pipelines
+
+Model = str | Path | bytes | onnx.ModelProto | Graph
+
+
+class Artifact:
+    """A compiled model: ``folder`` holds the files, ``run`` executes it, ``records`` tell what each pass did."""
+
+    def __init__(self, folder: Path, records: list[Record], threads: int = 1, *, temporary: bool = False) -> None:
+        self.folder, self.records, self.threads = folder, records, threads
+        self._model: runtime.Model | None = None
+        if temporary:
+            weakref.finalize(self, rmtree, folder.parent, True)
+
+    @property
+    def model(self) -> runtime.Model:
+        """The loaded artifact (loads it at first use; only where this machine can run it)."""
+        if self._model is None:
+            self._model = runtime.load(self.folder, threads=self.threads)
+        return self._model
+
+    def run(self, inputs: dict[str, Any]) -> list[Any]:
+        """Outputs, in graph order, for arrays by input name."""
+        return self.model.run(inputs)
+
+
+def optimize(
+    model: Model,
+    passes: Sequence[Pass] | None = None,
+    *,
+    level: int = 2,
+    observers: Sequence[Observer] = (),
+    **bindings: Any,
+) -> tuple[Graph, list[Record]]:
+    """The graph after ``passes`` (default: the preset of ``level``), and a record for each pass.
+
+    ``bindings``: ``input_dims``, ``input_shapes``, ``input_values`` as in `loader.load`.
+    """
+    graph = load(model, **bindings)
+    steps = pipelines.preset(level) if passes is None else passes
+    records = PassManager(steps, observers).run(graph)
+    return graph, records
+
+
+def compile(
+    model: Model,
+    *,
+    target: str | Target = "host",
+    out: str | Path | None = None,
+    level: int = 2,
+    passes: Sequence[Pass] | None = None,
+    library: Literal["shared", "static"] = "shared",
+    weights: Literal["embedded", "beside"] = "embedded",
+    name: str = "",
+    threads: int = 1,
+    compiler: str = "",
+    every_tensor: bool = False,
+    report: worker.Report = worker.quiet,
+    **bindings: Any,
+) -> Artifact:
+    """Compile a model for ``target`` into the folder ``out`` (default: a temporary one that lives with the result).
+
+    ``passes`` replaces the preset of ``level``; what the backend needs is always added. ``every_tensor`` makes all inner
+    tensors outputs, which keeps them from being fused away (`onyxc verify`). ``bindings`` as in `loader.load`.
+
+    Raises:
+        ModelError, OptionError, UnsupportedError, PassError, BuildError: as their names say; one clear message.
+    """
+    chosen = get(target) if isinstance(target, str) else target
+    report("loading", 0, 1)
+    graph = load(model, **bindings)
+    _check_bound(graph)
+    if every_tensor:
+        _expose(graph)
+    title = name or (Path(model).stem if isinstance(model, str | Path) else graph.name)
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="onyxc-")) / "artifact"
+    info = {"digest": digest(model), "options": {"level": level, "passes": [str(p) for p in passes or ()]}}
+
+    def work(report: worker.Report) -> list[Record]:
+        from onyxc.backends import build  # TVM is imported in the child only
+
+        steps = (passes if passes is not None else pipelines.preset(level, chosen.kind, build.keep()))
+        if passes is not None:
+            steps = (*steps, *pipelines.resolve(build.keep()))
+        steps = (*steps, *pipelines.finish(level, chosen.kind))
+        report("passes", 0, len(steps))
+        done = iter(range(1, len(steps) + 1))
+        manager = PassManager(steps, [lambda *_: report("passes", next(done), len(steps))])
+        records = manager.run(graph)
+        build.build(
+            graph, chosen, folder, name=_identifier(title), jobs=host_cores(), library=library, weights=weights,
+            compiler=compiler, info={**info, "passes": [r.name for r in records]}, report=report,
+        )  # fmt: skip
+        return records
+
+    try:
+        records = worker.run(work, report)
+    except BaseException:
+        if out is None:
+            rmtree(folder.parent, ignore_errors=True)
+        raise
+    return Artifact(folder, records, threads, temporary=out is None)
+
+
+def _check_bound(graph: Graph) -> None:
+    for value in graph.inputs:
+        shape = getattr(value.type, "shape", ())
+        free = [d for d in shape or () if not isinstance(d, int)]
+        if shape is None:
+            raise OptionError(f"input {value.name!r} has no known rank: give --input-shape {value.name}:1,2,3")
+        if free:
+            named = [d for d in free if d != "?"]
+            how = f"--input-dim {named[0]}=1 or " if named else ""
+            raise OptionError(
+                f"input {value.name!r} is {value.type}: bind its dimensions with {how}"
+                f"--input-shape {value.name}:{','.join(str(d) if isinstance(d, int) else '1' for d in shape)}"
+            )
+
+
+def _expose(graph: Graph) -> None:
+    known = set(graph.outputs)
+    for node in graph:
+        for value in node.outputs:
+            if value not in known and value.name and isinstance(value.type, TensorType) and value.type.is_static:
+                graph.add_output(value, value.name)
+
+
+def digest(model: Model) -> str:
+    """SHA-256 of the model as given (of the serialized proto, for a ModelProto or Graph)."""
+    if isinstance(model, str | Path):
+        try:
+            data = Path(model).read_bytes()
+        except OSError as error:
+            raise ModelError(f"cannot read {model}: {error.strerror or error}") from error
+    elif isinstance(model, bytes):
+        data = model
+    else:
+        proto = to_model(model) if isinstance(model, Graph) else model
+        data = proto.SerializeToString(deterministic=True)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _identifier(title: str) -> str:
+    return re.sub(r"\W", "_", title) or "model"

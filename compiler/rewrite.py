@@ -1,0 +1,431 @@
+"""Pattern rewriting: rules as small classes, and the engine that applies them until nothing changes.
+
+A rule says what it looks for, when it refuses, and what it puts there:
+
+    class ConvScale(Rule):
+        '''Mul(Conv(x, w), c) = Conv(x, w * c).'''
+
+        def pattern(self, op: Pattern, x: Any, w: Constant, c: Constant) -> Any:
+            return op.Mul(op.Conv(x, w, _name="conv"), c)
+
+        def check(self, w: Value, c: Value) -> None:
+            if c.tensor.elements != 1:
+                raise Refuse("the factor is not a scalar")
+
+        def rewrite(self, op: Builder, x: Value, w: Value, c: Value, conv: Node) -> Value:
+            return op.Conv(x, op.constant(w.const * c.const), **conv.attrs)
+
+The parameters of ``pattern`` stand for values: ``Any`` for any, `Constant` for a constant, `Maybe` for an input that may be
+left out. Plain numbers stand for constants whose elements all equal them; keywords are attributes that must be equal;
+``_name`` gives a node a name. ``check`` and ``rewrite`` take those of the bound names that they need.
+
+The engine keeps rewriting safe: values inside a match have no readers outside it; nodes of one match lie in one graph;
+new nodes go in front of the root; the new type must agree with the old; nodes that nothing reads any more are erased.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onyxc.compiler.errors import OnyxcError, PassError
+from onyxc.compiler.ir import facts, infer
+from onyxc.compiler.ir.graph import Graph, Node, Value
+from onyxc.compiler.ir.types import TensorType, Type, is_float
+from onyxc.compiler.transform import Pass, PassResult
+
+Bound = dict[str, Any]
+
+
+class Refuse(Exception):  # noqa: N818 - it reads as a verb: raise Refuse("why")
+    """A rule's reason not to rewrite what its pattern found."""
+
+
+# ---- what patterns are made of
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """Any value; the same variable twice means the same value twice."""
+
+    name: str
+
+    def accepts(self, value: Value | None) -> bool:
+        """Whether the variable may stand for ``value``."""
+        return value is not None
+
+
+class Constant(Variable):
+    """A constant."""
+
+    def accepts(self, value: Value | None) -> bool:
+        """Whether it is one."""
+        return value is not None and value.const is not None
+
+
+class Maybe(Variable):
+    """A value, or None where an optional input is left out."""
+
+    def accepts(self, value: Value | None) -> bool:
+        """Always."""
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class Application:
+    """An operator (one of several) on argument patterns."""
+
+    ops: tuple[str, ...]
+    domain: str
+    arguments: tuple[Any, ...]
+    attrs: dict[str, Any]
+    name: str
+    shared: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Output ``index`` of an application with several outputs."""
+
+    application: Application
+    index: int
+
+
+class Pattern:
+    """Builds patterns: ``op.Conv(x, w)``, or ``op(("Relu", "Clip"), x)`` for one of several operators.
+
+    ``_name``: bind the node; ``_outputs``: give that many `Result`; ``_shared``: its outputs may have readers outside the
+    match (it is then not erased); ``_domain``.
+    """
+
+    def __call__(
+        self,
+        ops: str | tuple[str, ...],
+        *arguments: Any,
+        _name: str = "",
+        _outputs: int = 1,
+        _shared: bool = False,
+        _domain: str = "",
+        **attrs: Any,
+    ) -> Any:
+        """A pattern of one node."""
+        names = (ops,) if isinstance(ops, str) else ops
+        made = Application(names, _domain, arguments, attrs, _name, _shared)
+        return made if _outputs == 1 else tuple(Result(made, i) for i in range(_outputs))
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        if op.startswith("_"):
+            raise AttributeError(op)
+        return lambda *arguments, **keywords: self(op, *arguments, **keywords)
+
+
+class Builder:
+    """Makes nodes in front of ``before``: ``op.Relu(x)`` gives the output value, ``op.node("Split", x, outputs=2)`` the node."""
+
+    def __init__(self, graph: Graph, before: Node | None) -> None:
+        self.graph, self.before, self.made = graph, before, list[Node]()
+
+    def node(self, op: str, *inputs: Value | None, outputs: int = 1, domain: str = "", **attrs: Any) -> Node:
+        """A new node with default attributes and inferred types."""
+        made = infer.add(self.graph, op, inputs, self.before, outputs=outputs, domain=domain, **attrs)
+        self.made.append(made)
+        return made
+
+    def constant(self, array: Any, name: str = "const", dtype: str | None = None) -> Value:
+        """A new constant."""
+        return self.graph.constant(array, name, dtype)
+
+    def __getattr__(self, op: str) -> Callable[..., Value]:
+        if op.startswith("_"):
+            raise AttributeError(op)
+        return lambda *inputs, **attrs: self.node(op, *inputs, **attrs).output
+
+
+# ---- rules
+
+
+def kebab(name: str) -> str:
+    """ConvScale or conv_scale -> conv-scale."""
+    spaced = "".join(f"-{c}" if c.isupper() and i and not name[i - 1].isupper() else c for i, c in enumerate(name))
+    return spaced.strip("_").replace("_", "-").lower()
+
+
+class Rule:
+    """One rewriting; see the module's text. Its name is the class's, in kebab case."""
+
+    name: ClassVar[str] = ""
+    ops: frozenset[str] = frozenset()  # operators of the root
+    root: Application
+    pattern: Callable[..., Any]
+    check: Callable[..., None]
+    rewrite: Callable[..., Value | Sequence[Value]]
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.name = cls.__dict__.get("name") or kebab(cls.__name__)
+        if "pattern" not in cls.__dict__:
+            return
+        parameters = list(inspect.signature(cls.pattern).parameters.values())[2:]
+        kinds = {"Constant": Constant, "Maybe": Maybe}
+        made = [kinds.get(str(p.annotation).rpartition(".")[2], Variable)(p.name) for p in parameters]
+        root = cls.pattern(object.__new__(cls), Pattern(), *made)
+        cls.root = root[0].application if isinstance(root, tuple) else root
+        cls.ops = frozenset(cls.root.ops)
+
+    def apply(self, node: Node, op: Builder) -> Sequence[Value] | None:
+        """The values that replace ``node``'s outputs; None: the pattern does not fit.
+
+        Raises:
+            Refuse: the pattern fits, but the rule does not apply.
+        """
+        refusal: Refuse | None = None
+        for bound in match(self.root, node):
+            try:
+                if hasattr(self, "check"):
+                    _call(self.check, bound)
+                made = _call(self.rewrite, {**bound, "op": op})
+                return [made] if isinstance(made, Value) else list(made)
+            except Refuse as reason:
+                refusal = refusal or reason
+        if refusal is not None:
+            raise refusal
+        return None
+
+
+class FunctionRule(Rule):
+    """A rule on one node, made by `rule`."""
+
+    def __init__(self, name: str, ops: Iterable[str], function: Callable[..., Value | None]) -> None:
+        self.name, self.ops, self.function = name, frozenset(ops), function  # type: ignore[misc]
+
+    def apply(self, node: Node, op: Builder) -> Sequence[Value] | None:
+        """The function's answer."""
+        made = self.function(op, node) if node.domain == "" else None
+        return None if made is None else [made, *node.outputs[1:]]
+
+
+def rule(*ops: str) -> Callable[[Callable[[Builder, Node], Value | None]], FunctionRule]:
+    """Make a rule of a function that gets one node of operators ``ops`` and returns what replaces its first output."""
+    return lambda function: FunctionRule(kebab(function.__name__), ops, function)
+
+
+def _call(method: Callable[..., Any], bound: Bound) -> Any:
+    return method(**{name: bound[name] for name in inspect.signature(method).parameters})
+
+
+# ---- matching
+
+
+def match(root: Application, node: Node) -> Iterator[Bound]:
+    """Ways in which the pattern ``root`` fits ``node``: names to values and nodes."""
+    for bound, nodes in _match_node(root, node, {}, {}):
+        if _closed(node, nodes):
+            yield {**bound, "root": node}
+
+
+Nodes = dict[Application, Node]
+
+
+def _match_node(pattern: Application, node: Node, bound: Bound, nodes: Nodes) -> Iterator[tuple[Bound, Nodes]]:
+    if pattern in nodes:
+        if nodes[pattern] is node:
+            yield bound, nodes
+        return
+    if node.op not in pattern.ops or node.domain != pattern.domain:
+        return
+    if any(not _equal(node.attrs.get(key), value) for key, value in pattern.attrs.items()):
+        return
+    count = max(len(pattern.arguments), len(node.inputs))
+    arguments = [*pattern.arguments, *[None] * (count - len(pattern.arguments))]
+    inputs = [node.input(i) for i in range(count)]
+    nodes = {**nodes, pattern: node}
+    bound = {**bound, pattern.name: node} if pattern.name else bound
+    yield from _match_all(arguments, inputs, bound, nodes)
+    if facts.key(node) in facts.COMMUTATIVE and count == 2:
+        yield from _match_all(arguments, inputs[::-1], bound, nodes)
+
+
+def _match_all(
+    patterns: Sequence[Any], values: Sequence[Value | None], bound: Bound, nodes: Nodes
+) -> Iterator[tuple[Bound, Nodes]]:
+    if not patterns:
+        yield bound, nodes
+        return
+    for more in _match_value(patterns[0], values[0], bound, nodes):
+        yield from _match_all(patterns[1:], values[1:], *more)
+
+
+def _match_value(pattern: Any, value: Value | None, bound: Bound, nodes: Nodes) -> Iterator[tuple[Bound, Nodes]]:
+    if isinstance(pattern, Variable):
+        if pattern.name in bound:
+            if bound[pattern.name] is value:
+                yield bound, nodes
+        elif pattern.accepts(value):
+            yield {**bound, pattern.name: value}, nodes
+    elif isinstance(pattern, Application | Result):
+        index = pattern.index if isinstance(pattern, Result) else 0
+        if value is not None and value.producer is not None and value.index == index:
+            application = pattern.application if isinstance(pattern, Result) else pattern
+            yield from _match_node(application, value.producer, bound, nodes)
+    elif pattern is None:
+        if value is None:
+            yield bound, nodes
+    elif value is not None and _filled(value, pattern):
+        yield bound, nodes
+
+
+def _filled(value: Value, number: float) -> bool:
+    """Whether a constant's elements all equal ``number``, as exactly as its type can say."""
+    if value.const is None or value.const.size == 0 or value.const.dtype == object:
+        return False
+    data = value.const.astype(np.float64)
+    tolerance = {"float16": 1e-3, "bfloat16": 8e-3}.get(value.dtype, 2e-7) if is_float(value.dtype) else 0.0
+    return bool(np.all(np.abs(data - number) <= tolerance * abs(number)))
+
+
+def _equal(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, list):
+        wanted = tuple(wanted)
+    return bool(found == wanted)
+
+
+def _closed(root: Node, nodes: Nodes) -> bool:
+    """Whether all nodes lie in one graph and only nodes of the match read what is inside it."""
+    inside = set(nodes.values())
+    for pattern, node in nodes.items():
+        if node.graph is not root.graph:
+            return False
+        if node is root or pattern.shared:
+            continue
+        if any(user not in inside for value in node.outputs for user, _ in value.uses):
+            return False
+    return True
+
+
+# ---- the engine
+
+
+@dataclass(frozen=True)
+class RulePass(Pass):
+    """A pass that applies ``rules`` to every node, inner graphs included, until none applies."""
+
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    def active(self) -> Iterable[Rule]:
+        """The rules to run; subclasses choose by their options."""
+        return self.rules
+
+    def run(self, graph: Graph) -> PassResult:
+        """Rewrite ``graph`` in place."""
+        return apply_rules(graph, self.active())
+
+
+def apply_rules(graph: Graph, rules: Iterable[Rule]) -> PassResult:
+    """Apply ``rules`` (earlier ones first at each node) until nothing changes; hits and refusals are counted.
+
+    Raises:
+        PassError: the rules never come to an end.
+    """
+    by_op: dict[str, list[Rule]] = {}
+    for each in rules:
+        for name in each.ops:
+            by_op.setdefault(name, []).append(each)
+    engine = _Engine(by_op, deque(graph.walk()))
+    engine.run()
+    return PassResult(dict(engine.counts), dict(engine.refused))
+
+
+class _Engine:
+    def __init__(self, rules: dict[str, list[Rule]], work: deque[Node]) -> None:
+        self.rules, self.work, self.queued = rules, work, set(work)
+        self.counts, self.refused = Counter[str](), Counter[str]()
+        self.limit = 1000 + 20 * len(work)
+
+    def run(self) -> None:
+        while self.work:
+            node = self.work.popleft()
+            self.queued.discard(node)
+            if node.graph is None or not _attached(node.graph):
+                continue
+            for each in self.rules.get(node.op, ()):
+                if self._try(each, node):
+                    self.counts[each.name] += 1
+                    break
+            if self.counts.total() > self.limit:
+                raise PassError(f"the rules do not come to an end; most applied: {self.counts.most_common(3)}")
+
+    def _try(self, each: Rule, node: Node) -> bool:
+        assert node.graph is not None
+        op = Builder(node.graph, node)
+        try:
+            values = each.apply(node, op)
+        except Refuse as reason:
+            self.refused[f"{each.name}: {reason}"] += 1
+            values = None
+        except OnyxcError as error:
+            raise PassError(f"rule {each.name} at {node!r}: {error}") from error
+        if values is None:
+            for made in reversed(op.made):
+                node.graph.erase(made)
+            return False
+        self._replace(each, node, values)
+        for made in op.made:
+            self._push(made)
+        return True
+
+    def _replace(self, each: Rule, node: Node, values: Sequence[Value]) -> None:
+        graph = node.graph
+        assert graph is not None
+        for old, new in zip(node.outputs, values, strict=True):
+            if old is new:
+                if old.uses:
+                    raise PassError(f"rule {each.name} keeps {old.name!r} of the node that it replaces: {node!r}")
+                continue
+            new.type = _joined(each, old, new)
+            for user in old.users:
+                self._push(user)
+            graph.replace_uses(old, new)
+        self._erase(node)
+
+    def _erase(self, node: Node) -> None:
+        """Erase a node, then whatever nothing reads any more."""
+        if node.graph is None or any(v.uses for v in node.outputs):
+            self._push(node)
+            return
+        inputs = [v for v in node.inputs if v is not None]
+        node.graph.erase(node)
+        for value in inputs:
+            if value.producer is not None:
+                self._erase(value.producer)
+            for user in value.users:
+                self._push(user)
+
+    def _push(self, node: Node) -> None:
+        if node not in self.queued:
+            self.queued.add(node)
+            self.work.append(node)
+
+
+def _attached(graph: Graph) -> bool:
+    """Whether the graph is still part of a model (it may have gone with the node that held it)."""
+    return graph.parent is None or (graph.parent.graph is not None and _attached(graph.parent.graph))
+
+
+def _joined(each: Rule, old: Value, new: Value) -> Type:
+    """The type that says all that both say."""
+    a, b = old.type, new.type
+    if isinstance(a, TensorType) and isinstance(b, TensorType):
+        clash = a.dtype != b.dtype
+        if a.shape is not None and b.shape is not None:
+            pairs = list(zip(a.shape, b.shape, strict=False))
+            clash |= len(a.shape) != len(b.shape)
+            clash |= any(isinstance(x, int) and isinstance(y, int) and x != y for x, y in pairs)
+        if clash:
+            raise PassError(f"rule {each.name} would turn {old.name!r} from {a} into {b}")
+        return b if new.producer is None else infer.merge(b, a)
+    return b
