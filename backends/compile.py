@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from onyxc.backends import kinds
+from onyxc.backends.lowering import dynamic
 from onyxc.backends.program import Buffer, Call, Copy, If, Loop, Program, Step
 from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Packed, Recipe, Temporary
 from onyxc.backends.target import Target
@@ -108,8 +109,10 @@ class _Compiler:
                 raise
             except Exception as error:  # a fault of ours or of TVM: say where
                 raise RuntimeError(f"{node.label()}: {type(error).__name__}: {error}") from error
-        for value in node.outputs:
-            self.buffers[value] = Buffer(value.name, *_form(value, "output"))
+        bounds = dynamic.bound(node) if dynamic.dynamic(node) else [None] * len(node.outputs)
+        for value, shape in zip(node.outputs, bounds, strict=True):
+            form = _form(value, "output") if shape is None else (numpy_dtype(value.dtype).name, shape)
+            self.buffers[value] = Buffer(value.name, *form)
         return self.instantiate(self.recipes[key], node, arguments)
 
     def symbol(self, body: Graph) -> str:

@@ -13,11 +13,12 @@ A rule says what it looks for, when it refuses, and what it puts there:
                 raise Refuse("the factor is not a scalar")
 
         def rewrite(self, op: Builder, x: Value, w: Value, c: Value, conv: Node) -> Value:
-            return op.Conv(x, op.constant(w.const * c.const), **conv.attrs)
+            return op.like(conv, x, op.constant(w.const * c.const))
 
-The parameters of ``pattern`` stand for values: ``Any`` for any, `Constant` for a constant, `Maybe` for an input that may be
-left out. Plain numbers stand for constants whose elements all equal them; keywords are attributes that must be equal;
-``_name`` gives a node a name. ``check`` and ``rewrite`` take those of the bound names that they need.
+The parameters of ``pattern`` stand for values: ``Any`` for any, `Constant` for a constant, `Maybe` for an input that
+may be left out. Plain numbers stand for constants whose elements all equal them; keywords are attributes that must be
+equal; ``_name`` gives a node a name. ``check`` and ``rewrite`` take those of the bound names that they need, ``root``
+among them: the node at the bottom. A rule that looks at one node only is a function under `rule`.
 
 The engine keeps rewriting safe: values inside a match have no readers outside it; nodes of one match lie in one graph;
 new nodes go in front of the root; the new type must agree with the old; nodes that nothing reads any more are erased.
@@ -99,8 +100,8 @@ class Result:
 class Pattern:
     """Builds patterns: ``op.Conv(x, w)``, or ``op(("Relu", "Clip"), x)`` for one of several operators.
 
-    ``_name``: bind the node; ``_outputs``: give that many `Result`; ``_shared``: its outputs may have readers outside the
-    match (it is then not erased); ``_domain``.
+    ``_name``: bind the node; ``_outputs``: give that many `Result`; ``_shared``: its outputs may have readers outside
+    the match (it is then not erased); ``_domain``.
     """
 
     def __call__(
@@ -125,7 +126,7 @@ class Pattern:
 
 
 class Builder:
-    """Makes nodes in front of ``before``: ``op.Relu(x)`` gives the output value, ``op.node("Split", x, outputs=2)`` the node."""
+    """Makes nodes in front of ``before``: ``op.Relu(x)`` gives the output, ``op.node("Relu", x)`` the node."""
 
     def __init__(self, graph: Graph, before: Node | None) -> None:
         self.graph, self.before, self.made = graph, before, list[Node]()
@@ -135,6 +136,11 @@ class Builder:
         made = infer.add(self.graph, op, inputs, self.before, outputs=outputs, domain=domain, **attrs)
         self.made.append(made)
         return made
+
+    def like(self, node: Node, *inputs: Value | None, **changes: Any) -> Value:
+        """The output of ``node``'s operator and attributes, some of them changed, on other inputs."""
+        attrs: dict[str, Any] = {**node.attrs, **changes}
+        return self.node(node.op, *inputs, outputs=len(node.outputs), domain=node.domain, **attrs).output
 
     def constant(self, array: Any, name: str = "const", dtype: str | None = None) -> Value:
         """A new constant."""

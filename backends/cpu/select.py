@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from onyxc.backends.cpu import convolution
+from onyxc.backends.cpu import convolution, depthwise, gemm, gemm_plan, pooling
 from onyxc.backends.cpu.epilogue import Epilogue, Operand
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides, planar_strides
 from onyxc.backends.cpu.vectors import fill, lanes_of
 from onyxc.backends.lowering import registry
-from onyxc.backends.recipe import Argument, Constant, Input, Output, Packed, Piece, Recipe
+from onyxc.backends.recipe import Argument, Constant, Input, Output, Packed, Piece, Recipe, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.channels_last import ints
@@ -30,7 +30,7 @@ def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -
     """The recipe by the first template that fits, or None."""
     anchor, *rest = body.nodes
     template = _TEMPLATES.get(facts.key(anchor))
-    if template is None or not all(facts.is_elementwise(n) for n in rest) or len(body.outputs) != 1:
+    if template is None or not all((n.domain, n.op) in registry.ELEMENTWISE for n in rest) or len(body.outputs) != 1:
         return None
     return template(name, _Group(body, anchor, rest, constant), target)
 
@@ -148,12 +148,16 @@ def _finish(
     if operands is None or zero is None:
         return None
     strides = [_four(_broadcast_strides(v.dims, group.shape)) for v in operands]
-    plan = convolution.plan(shape, target, tuple(strides))  # type: ignore[arg-type]
-    kernel = convolution.emit(name, plan, group.epilogue(operands, strides), target)
-    points = zero[1]
-    if points.ndim:
-        points = points.reshape(-1, 1, 1, 1)
-    weights = group.packed(group.input(1), lambda w: convolution.pack(pack(w), plan, points))
+    epilogue = group.epilogue(operands, strides)
+    points = zero[1].reshape(-1, 1, 1, 1) if zero[1].ndim else zero[1]
+    if depthwise.fits(shape):
+        thin = depthwise.plan(shape, target)
+        kernel = depthwise.emit(name, thin, epilogue, target)
+        weights = group.packed(group.input(1), lambda w: depthwise.pack(pack(w), thin, points))
+    else:
+        plan = convolution.plan(shape, target, tuple(strides))  # type: ignore[arg-type]
+        kernel = convolution.emit(name, plan, epilogue, target)
+        weights = group.packed(group.input(1), lambda w: convolution.pack(pack(w), plan, points))
     args = (group.role(group.input(0)), weights, *(group.role(v) for v in operands), Output(0))
     return [Piece(kernel, args, len(args) - 1)]
 
@@ -182,12 +186,12 @@ def _conv(name: str, group: _Group, target: Target) -> Recipe | None:
 
 
 def _matmul(name: str, group: _Group, target: Target) -> Recipe | None:
-    """A product with constant weights is a pointwise convolution."""
-    if not _supported(group):
-        return None
+    """A product with constant weights is a pointwise convolution; any other one reads its second operand as it comes."""
     a, b = group.input(0), group.input(1)
+    if not _supported(group) or len(b.dims) != 2 or not 2 <= len(a.dims) <= 4:
+        return _batched_matmul(name, group, target)
     zero = _zero_points(group)
-    if zero is None or len(b.dims) != 2 or not 2 <= len(a.dims) <= 4:
+    if zero is None:
         return None
     n, h, w = (1,) * (4 - len(a.dims)) + a.dims[:-1]
     depth, columns = b.dims
@@ -200,8 +204,78 @@ def _matmul(name: str, group: _Group, target: Target) -> Recipe | None:
     return _finish(name, group, shape, lambda array: np.ascontiguousarray(array.T)[:, :, None, None], target)
 
 
+def _batched_matmul(name: str, group: _Group, target: Target) -> Recipe | None:
+    a, b = group.input(0), group.input(1)
+    zero = _zero_points(group)
+    operands = group.operands()
+    rank = len(group.shape)
+    if zero is None or zero[1].ndim or operands is None or a.dtype not in _OPERANDS or b.dtype not in _OPERANDS:
+        return None
+    if min(len(a.dims), len(b.dims)) < 2 or "int32" in (a.dtype, b.dtype):
+        return None
+    (*batch, m, n), k = group.shape, a.dims[-1]
+    shape = gemm_plan.GemmShape(
+        batch=tuple(batch), m=m, n=n, k=k, a_strides=_broadcast_strides(a.dims, (*batch, m, k)),
+        b_strides=_broadcast_strides(b.dims, (*batch, k, n)),
+        y_strides=_broadcast_strides(group.shape, group.shape)[:-1], a_dtype=a.dtype, b_dtype=b.dtype,
+        acc_dtype=group.anchor.output.dtype, y_dtype=group.body.outputs[0].dtype, a_zero_point=zero[0],
+        b_zero_point=int(zero[1]),
+    )  # fmt: skip
+    strides = [_broadcast_strides(v.dims, group.shape) for v in operands]
+    assert all(len(s) == rank for s in strides)
+    plan = gemm_plan.plan(shape, target, tuple(strides))
+    kernel = gemm.emit(name, plan, group.epilogue(operands, strides), target)
+    scratch = [Temporary(plan.scratch_dtype, (plan.scratch_size,))] if plan.scratch_size else []
+    read = (group.role(a), group.role(b), *(group.role(v) for v in operands))
+    return [Piece(kernel, (*read, *scratch, Output(0)), len(read))]
+
+
+def _pool(name: str, group: _Group, target: Target) -> Recipe | None:
+    node, (n, h, w, c) = group.anchor, group.input(0).dims
+    if node.attrs["kind"] == "average" and group.input(0).dtype != "float32":
+        return None
+    shape = pooling.PoolShape(
+        kind=node.attrs["kind"], batch=n, channels=c, in_size=(h, w), out_size=group.shape[1:3],  # type: ignore[arg-type]
+        kernel=ints(node, "kernel_shape"), strides=ints(node, "strides"), dilations=ints(node, "dilations"),  # type: ignore[arg-type]
+        pads=ints(node, "pads"), x_strides=dense_strides(h, w, c), y_strides=dense_strides(*group.shape[1:])[:3],  # type: ignore[arg-type]
+        x_dtype=group.input(0).dtype, acc_dtype=group.input(0).dtype, y_dtype=group.body.outputs[0].dtype,
+        count_include_pad=bool(node.attrs.get("count_include_pad")),
+    )  # fmt: skip
+    return _pooled(name, group, shape, target)
+
+
+def _global_pool(name: str, group: _Group, target: Target) -> Recipe | None:
+    """The mean or maximum over height and width of a channels-last image."""
+    x, axes = group.input(0), group.anchor.const(1)
+    if len(x.dims) != 4 or axes is None or sorted(a % 4 for a in axes.reshape(-1).tolist()) != [1, 2]:
+        return None
+    n, h, w, c = x.dims
+    kind = "max" if group.anchor.op == "ReduceMax" else "average"
+    if x.dtype != "float32" or (not group.anchor.attrs["keepdims"] and group.rest):
+        return None
+    shape = pooling.PoolShape(
+        kind=kind, batch=n, channels=c, in_size=(h, w), out_size=(1, 1), kernel=(h, w), strides=(1, 1),  # type: ignore[arg-type]
+        dilations=(1, 1), pads=(0, 0, 0, 0), x_strides=dense_strides(h, w, c), y_strides=(c, c, c),
+        y_dtype=group.body.outputs[0].dtype,
+    )  # fmt: skip
+    return _pooled(name, group, shape, target)
+
+
+def _pooled(name: str, group: _Group, shape: pooling.PoolShape, target: Target) -> Recipe | None:
+    operands = group.operands()
+    if operands is None:
+        return None
+    strides = [_four(_broadcast_strides(v.dims, group.shape)) for v in operands]
+    kernel = pooling.emit(name, pooling.plan(shape, target), group.epilogue(operands, strides), target)
+    read = (group.role(group.input(0)), *(group.role(v) for v in operands))
+    return [Piece(kernel, (*read, Output(0)), len(read))]
+
+
 _TEMPLATES: dict[str, Callable[[str, _Group, Target], Recipe | None]] = {
     "onyxc.Conv": _conv,
     "MatMul": _matmul,
     "MatMulInteger": _matmul,
+    "onyxc.Pool": _pool,
+    "ReduceMean": _global_pool,
+    "ReduceMax": _global_pool,
 }

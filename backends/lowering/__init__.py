@@ -1,4 +1,7 @@
-"""What operators compute: one module for each family; importing this package registers them all."""
+"""What operators compute: one module for each family; importing this package registers them all.
+
+Every module here is imported, so that a new family is a new file and nothing else (lead: keep it this way).
+"""
 
 from __future__ import annotations
 

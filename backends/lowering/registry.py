@@ -100,7 +100,7 @@ def broadcast(node: Node, inputs: Sequence[te.Tensor], rule: Elementwise) -> te.
     shape = node.output.dims
 
     def element(*index: Any) -> Any:
-        return rule(node, *(x[aligned(index, x.shape)] for x in inputs))
+        return rule(node, *(x[aligned(index, x.shape)].asobject() for x in inputs))
 
     return te.compute(shape, element, name=node.op.lower())
 

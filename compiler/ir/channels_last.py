@@ -10,6 +10,8 @@ Each has a decomposition into standard operators, with which it is written back 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onyxc.compiler.ir import infer, schema
 from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.ir.types import TensorType, Type, is_float
@@ -69,7 +71,10 @@ def lrn_type(node: Node) -> tuple[Type, ...]:
     return (_input(node),)
 
 
-def decompose(node: Node, body: Graph, inputs: list[Value]) -> Value:
+@schema.decomposition("Conv")
+@schema.decomposition("Pool")
+@schema.decomposition("LRN")
+def decompose(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
     """``node`` in standard operators, appended to ``body``; returns the result."""
     x = inputs[0]
     attrs = {k: v for k, v in node.attrs.items() if k not in ("planar", "kind")}

@@ -17,7 +17,8 @@ BROADCASTING = frozenset(
     "Min Mod Mul Or PRelu Pow Sub Sum Where Xor".split()
 )
 OWN_ELEMENTWISE = frozenset({"onyxc.Requantize", "onyxc.Rescale", "onyxc.QAdd", "onyxc.QMul"})
-ELEMENTWISE = UNARY | BROADCASTING | OWN_ELEMENTWISE
+SCALED = frozenset({"QuantizeLinear", "DequantizeLinear"})  # elementwise but for parameters along an axis
+ELEMENTWISE = UNARY | BROADCASTING | OWN_ELEMENTWISE | SCALED
 COMMUTATIVE = frozenset("Add Mul And Or Xor BitwiseAnd BitwiseOr BitwiseXor Equal Max Min Sum Mean".split())
 
 # Fewer bytes move when these read a view; they never change values, and share memory when nothing moves.

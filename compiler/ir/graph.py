@@ -107,6 +107,21 @@ class Node:
         value = self.input(index)
         return None if value is None else value.const
 
+    def integer(self, name: str, default: int = 0) -> int:
+        """Attribute ``name`` as an int."""
+        value: Any = self.attrs.get(name, default)
+        return int(value)
+
+    def integers(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """Attribute ``name`` as a tuple of ints."""
+        value: Any = self.attrs.get(name, default)
+        return tuple(value)
+
+    def real(self, name: str, default: float = 0.0) -> float:
+        """Attribute ``name`` as a float."""
+        value: Any = self.attrs.get(name, default)
+        return float(value)
+
     def subgraphs(self) -> list[Graph]:
         """Graphs among the attributes, in the order of their names."""
         return [a for _, a in sorted(self.attrs.items()) if isinstance(a, Graph)]
@@ -261,7 +276,8 @@ class Graph:
         node = Node(op, domain, (), (), dict(attrs or {}), name)
         hints = list(output_names) + [name or op.lower()] * (len(types) - len(output_names))
         node.outputs = tuple(
-            Value(self.fresh_name(h) if h else "", t, node, i) for i, (h, t) in enumerate(zip(hints, types, strict=True))
+            Value(self.fresh_name(h) if h else "", t, node, i)
+            for i, (h, t) in enumerate(zip(hints, types, strict=True))
         )
         node.inputs = tuple(inputs)
         for index, value in enumerate(inputs):

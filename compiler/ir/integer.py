@@ -1,31 +1,39 @@
 """Operators of domain ``onyxc`` on quantized tensors: what fake-quantized patterns fold into.
 
-A quantized tensor q of 8 bits stands for the real numbers scale * (q - zero_point). Convolutions and matrix products stay
-ConvInteger and MatMulInteger, whose int32 results are exact; an int32 bias is an ordinary Add. Then come
+A quantized tensor q of 8 bits stands for the real numbers scale * (q - zero_point). Convolutions and matrix products
+stay ConvInteger and MatMulInteger, whose int32 results are exact; an int32 bias is an ordinary Add. Then come
 
-    Requantize(acc, scale)   clip(rint(f32(acc) * scale) + zero_point)          scale = f32(f32(sx * sw) / sy), [] or [C, 1, 1]
-    Rescale(x)               clip(rint((f32(x - x_zero_point) * x_scale) / y_scale) + y_zero_point)
-    QAdd(a, b)               clip(rint(fma(a, ra, fma(b, rb, c))))              ra = a_scale / y_scale, rb = b_scale / y_scale,
-                                             c = y_zero_point - fma(ra, a_zero_point, rb * b_zero_point), the zero points of a and b not subtracted
-    QMul(a, b)               clip(rint(f32((a - a_zero_point) * (b - b_zero_point)) * r + y_zero_point))   r = a_scale * b_scale / y_scale
-    QAveragePool(x)          clip(rint(sum / n / y_scale + y_zero_point))       sum of x_scale * f32(x - x_zero_point), in window order
-    Lookup(x, table)         table[x]                                           256 entries; a negative x counts from the end
+    Requantize(acc, scale)   clip(rint(f32(acc) * scale) + zero_point)
+    Rescale(x)               clip(rint(f32(x - x_zero_point) * x_scale / y_scale) + y_zero_point)
+    QAdd(a, b)               clip(rint(fma(a, ra, fma(b, rb, c))))
+    QMul(a, b)               clip(rint(f32((a - a_zero_point) * (b - b_zero_point)) * r + y_zero_point))
+    QAveragePool(x)          clip(rint(sum / n / y_scale + y_zero_point))
+    Lookup(x, table)         table[x]
 
-Everything is rounded to float32 after each operation, save inside fma(a, b, c) = a * b + c, which is rounded once; rint rounds
-half to even; clip is to [low, high], which lie within the output's ``dtype``. Inputs broadcast as in Add. Scales and zero points of
-single tensors are attributes. These are the formulas of onnxruntime's integer kernels on x86 (mlas: MlasRequantizeOutput,
-qladd_avx2.cpp, qlmul.cpp; qlinear_pool.cc); QAdd, QMul and QAveragePool add the zero point before they round, which differs from the
-ONNX text at ties. `compiler.ir.reference` computes them, and the decompositions here write them as standard operators.
+    ra = a_scale / y_scale, rb = b_scale / y_scale, r = a_scale * b_scale / y_scale
+    c = y_zero_point - fma(ra, a_zero_point, rb * b_zero_point)
+    sum: of x_scale * f32(x - x_zero_point), in the order of the window; n: how many there are
+    table: 256 entries; a negative x counts from the end (the byte of x is the index)
+
+Everything is rounded to float32 after each operation, from left to right, save inside fma(a, b, c) = a * b + c, which
+is rounded once; rint rounds half to even; clip is to the attributes [low, high], which lie within the output's ``dtype``.
+Inputs broadcast as in Add: the scale of Requantize is f32(f32(sx * sw) / sy) of shape [], or [C, 1, 1] for C channels.
+Scales and zero points of single tensors are attributes.
+
+These are the formulas of onnxruntime's integer kernels on x86 (mlas: MlasRequantizeOutput, qladd_avx2.cpp, qlmul.cpp;
+contrib_ops: qlinear_pool.cc). QAdd, QMul and QAveragePool add the zero point before they round, which differs from the
+ONNX text at ties. `compiler.ir.reference` computes them; the decompositions here write them as standard operators.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from onyxc.compiler.ir import infer, schema
-from onyxc.compiler.ir.graph import Array, Graph, Node, Value
+from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.ir.types import Dim, TensorType, Type
 
 POOL = ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides")
@@ -114,7 +122,7 @@ def _pool_type(node: Node) -> tuple[Type, ...]:
 # ---- decompositions
 
 
-def _constant(body: Graph, value: float | Array, dtype: str) -> Value:
+def _constant(body: Graph, value: float | np.float32, dtype: str) -> Value:
     return body.constant(np.asarray(value, dtype))
 
 
@@ -124,7 +132,7 @@ def _dequantize(node: Node, body: Graph, x: Value, prefix: str) -> Value:
     return infer.add(body, "DequantizeLinear", [x, *parameters]).output
 
 
-def _quantize(node: Node, body: Graph, x: Value, scale: float, zero: int) -> Value:
+def _quantize(node: Node, body: Graph, x: Value, scale: float | np.float32, zero: int) -> Value:
     dtype = dtype_of(node)
     low, high = int(number(node, "low")), int(number(node, "high"))
     y = infer.add(body, "QuantizeLinear", [x, _constant(body, scale, "float32"), _constant(body, zero, dtype)]).output
@@ -156,7 +164,7 @@ def _arithmetic(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
 
 @schema.decomposition("QAveragePool")
 def _average_pool(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
-    attrs = {k: node.attrs[k] for k in POOL if k in node.attrs}
+    attrs: dict[str, Any] = {k: node.attrs[k] for k in POOL if k in node.attrs}
     y = infer.add(body, "AveragePool", [_dequantize(node, body, inputs[0], "x")], **attrs).output
     return _quantize(node, body, y, *scalar(node, "y"))
 

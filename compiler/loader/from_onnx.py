@@ -21,10 +21,9 @@ Scope = MutableMapping[str, Value]
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Types of all inner values, constants propagated through shape arithmetic.
 
-    Declared shapes of inner values and outputs are dropped first: exporters leave stale ones.
-
-    Raises:
-        ModelError: a node's inputs contradict its operator.
+    Declared shapes of inner values and outputs are dropped first: exporters leave stale ones. Where inference fails for a
+    node (it also does for some valid functions of onnx.defs), its outputs stay untyped; `to_graph` infers them, or says
+    what is wrong.
     """
     del model.graph.value_info[:]
     for value in model.graph.output:
@@ -32,8 +31,8 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
             value.type.tensor_type.ClearField("shape")
     try:
         return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    except (shape_inference.InferenceError, ValueError, RuntimeError) as error:
-        raise ModelError(f"types or shapes clash: {' '.join(str(error).split())[:600]}") from error
+    except (shape_inference.InferenceError, ValueError, RuntimeError):
+        return shape_inference.infer_shapes(model, data_prop=True)
 
 
 def to_graph(model: onnx.ModelProto, tensors: dict[str, Array]) -> Graph:

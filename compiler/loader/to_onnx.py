@@ -1,7 +1,7 @@
 """From a Graph back to a valid ONNX model.
 
-Nodes of our domain ``onyxc`` that hold a body graph, or that have a decomposition, are written as model-local functions,
-so that any ONNX engine can run the result.
+Nodes of our domain ``onyxc`` that hold a body graph, or that have a decomposition, are written as model-local
+functions, so that any ONNX engine can run the result.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from onnx import helper
 
 from onyxc.compiler.ir import integer, proto, schema
 from onyxc.compiler.ir.graph import Graph, Node, Value
+from onyxc.compiler.ir.types import TensorType
 from onyxc.compiler.loader.read import IR_VERSION
 
 _ = integer  # its operators and their decompositions are registered on import
@@ -56,8 +57,7 @@ def _graph(graph: Graph, opset: int) -> onnx.GraphProto:
         _info(renamed.get(v, v.name), v)
         for n in graph
         for v in n.outputs
-        if v.name and not v.is_output and v.tensor.shape is not None
-        if hasattr(v.type, "shape")
+        if v.name and not v.is_output and isinstance(v.type, TensorType) and v.type.shape is not None
     )
     return made
 

@@ -176,6 +176,21 @@ def _axis(node: Node, twins: _Twins) -> bool:
     return True
 
 
+def _parameters(node: Node, twins: _Twins) -> bool:
+    """One tensor of data, and parameters that are scalars or lie along ``axis``."""
+    x = node.inputs[0]
+    if not _is_2d(node) or not twins.has(x):
+        return False
+    attrs = {}
+    along_axis = any(v is not None and v.tensor.is_static and v.tensor.elements > 1 for v in node.inputs[1:])
+    if along_axis and "axis" in node.attrs:
+        if node.attrs["axis"] not in (1, -3) or node.attrs.get("block_size"):
+            return False
+        attrs["axis"] = 3
+    twins.standard(node, [twins.twins[x], *node.inputs[1:]], **attrs)  # type: ignore[index]
+    return True
+
+
 def _gather(node: Node, twins: _Twins) -> bool:
     """Gather with one-dimensional indices keeps the rank."""
     indices = node.inputs[1]
@@ -255,7 +270,8 @@ def _transpose(node: Node, twins: _Twins) -> bool:
 _RULES: dict[str, Callable[[Node, _Twins], bool]] = {
     "Conv": _convolution, "ConvInteger": _convolution, "MaxPool": _pool, "AveragePool": _pool,
     "GlobalAveragePool": _global_pool, "GlobalMaxPool": _global_pool, "LRN": _lrn, "Concat": _axis, "Split": _axis,
-    "Softmax": _axis, "LogSoftmax": _axis, "Gather": _gather, "Slice": _axes_input((1,), 3), "Pad": _pad,
+    "Softmax": _axis, "LogSoftmax": _axis, "QuantizeLinear": _parameters, "DequantizeLinear": _parameters,
+    "onyxc.Lookup": _parameters, "Gather": _gather, "Slice": _axes_input((1,), 3), "Pad": _pad,
     "Resize": _resize, "Transpose": _transpose, **dict.fromkeys(facts.REDUCTIONS, _reduce),
 }  # fmt: skip
 
@@ -275,7 +291,7 @@ class ChannelsLast(Pass):
                 if node.domain != schema.DOMAIN:
                     counts.update(self.run(inner).counts)
             key = facts.key(node)
-            rule = _elementwise if facts.is_elementwise(node) else _RULES.get(key)
+            rule = _RULES.get(key) or (_elementwise if facts.is_elementwise(node) else None)
             if rule is not None and rule(node, twins):
                 counts[key] += 1
         return PassResult(counts)

@@ -1,0 +1,227 @@
+"""Writing an artifact: a folder that holds a compiled model and all that is needed to run it.
+
+    manifest.json   what it is (`manifest.Manifest`)
+    lib<name>.so    shared library, or lib<name>.a, a static archive
+    <name>.h        C header
+    weights.bin     only if the weights lie beside the library
+    run             executable: the model on files or streams, for emulators and boards (runtime/main.c)
+
+The folder is built under a temporary name and renamed at the end: a failure leaves nothing behind and damages nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from onyxc.backends.artifact import elf, link, manifest, memory, source
+from onyxc.backends.artifact import weights as weights_
+from onyxc.backends.artifact.header import RUNTIME, header
+from onyxc.backends.artifact.manifest import Manifest, Tensor
+from onyxc.backends.artifact.names import identifier
+from onyxc.backends.artifact.source import Body
+from onyxc.backends.program import Buffer, Program
+from onyxc.backends.target import Target
+from onyxc.compiler.errors import BuildError, OptionError, UnsupportedError
+
+_PACKAGES = {"onyxc": "onyxc", "tvm": "apache-tvm", "onnx": "onnx"}
+
+
+def write(
+    program: Program,
+    objects: list[bytes],
+    target: Target,
+    out: Path,
+    *,
+    library: Literal["shared", "static"] = "shared",
+    weights: Literal["embedded", "beside"] = "embedded",
+    info: dict[str, Any] | None = None,
+    body: Body | None = None,
+    compiler: str = "",
+) -> Manifest:
+    """Write ``program`` with its kernels' object code as an artifact to the folder ``out``.
+
+    ``info`` (over ``program.info``): ``digest`` and ``passes`` fill the manifest's fields, ``versions`` adds to its
+    versions, everything else is kept as it is and must be JSON. ``body`` computes in place of the CPU's entry
+    function (see `source`); ``compiler`` names a C compiler (see `link`).
+
+    Raises:
+        OptionError: ``out`` exists and is not an artifact, or an option has an unknown value.
+        UnsupportedError: an input or output holds strings.
+        BuildError: a kernel has no object code, there is no compiler, or it failed.
+    """
+    _check_choice("library", library, ("shared", "static"))
+    _check_choice("weights", weights, ("embedded", "beside"))
+    out = Path(os.path.realpath(out))
+    _check_replaceable(out)
+    toolchain = link.find(target, compiler)
+    constants = weights_.collect(program)
+    prefix = identifier(program.name)
+    if body is None:
+        _check_symbols(program, objects)
+        objects = elf.prefix_symbols(objects, f"{prefix}__")
+        body = source.cpu_body(program, memory.plan(program), constants, f"{prefix}__")
+    facts = {**program.info, **(info or {})}
+    beside = bool(constants.nbytes) and (weights == "beside" or constants.nbytes > weights_.EMBED_LIMIT)
+    made = Manifest(
+        name=program.name,
+        prefix=prefix,
+        target=target.name,
+        arch=link.host_arch(target),
+        inputs=tuple(_tensor(b, dynamic=False) for b in program.inputs),
+        outputs=tuple(_tensor(b, dynamic=b.name in program.counts) for b in program.outputs),
+        arena_bytes=body.arena_bytes,
+        weight_bytes=constants.nbytes,
+        kernels=len(program.kernels()),
+        library=f"lib{prefix}.{'so' if library == 'shared' else 'a'}",
+        header=f"{prefix}.h",
+        weights=weights_.FILE if beside else "",
+        runner="run",
+        digest=str(facts.pop("digest", "")),
+        passes=tuple(map(str, facts.pop("passes", ()))),
+        versions={**_versions(), **facts.pop("versions", {})},
+        info=facts,
+    )
+    with _replacing(out) as temporary:
+        _Build(made, toolchain, temporary, body).run(constants, objects, target)
+    return made
+
+
+@dataclass
+class _Build:
+    manifest: Manifest
+    toolchain: link.Toolchain
+    folder: Path  # holds the finished files; those in between are in folder/build
+    body: Body
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "build"
+
+    def run(self, constants: weights_.Weights, objects: list[bytes], target: Target) -> None:
+        self.work.mkdir()
+        for path in (*RUNTIME.glob("*.c"), *RUNTIME.glob("*.h")):
+            shutil.copy(path, self.work)
+        for name, data in self.body.files.items():
+            (self.work / name).write_bytes(data)
+        with (self.work / weights_.FILE).open("wb") as file:
+            digest = constants.write(file)
+        text = source.translation_unit(self.manifest, self.body, features=target.features, weights_digest=digest)
+        (self.work / "model.c").write_text(text)
+        (self.work / self.manifest.header).write_text(header(self.manifest))
+        runner = f'#include "{self.manifest.header}"\n#define TABLE {self.manifest.prefix}_table\n#include "main.c"\n'
+        (self.work / "run.c").write_text(runner)
+        names = [f"kernels{i}.o" for i in range(len(objects))]
+        for name, data in zip(names, objects, strict=True):
+            (self.work / name).write_bytes(data)
+        self.library(names)
+        self.runner(names)
+        kept = [self.manifest.library, self.manifest.header, self.manifest.runner]
+        for name in (*kept, *filter(None, [self.manifest.weights])):
+            (self.work / name).rename(self.folder / name)
+        self.manifest.write(self.folder)
+        shutil.rmtree(self.work)
+
+    def library(self, kernels: list[str]) -> None:
+        is_shared = self.manifest.library.endswith(".so")
+        self.toolchain.compile(self.work, "model.c", "model.o", *(["-DSHARED_LIBRARY"] if is_shared else []))
+        make = self.toolchain.shared if is_shared else self.toolchain.archive
+        make(self.work, ["model.o", *kernels], self.manifest.library)
+
+    def runner(self, kernels: list[str]) -> None:
+        """For this machine the program uses the library; for another it is static and needs nothing there."""
+        tools, static = self.toolchain, not self.toolchain.native
+        tools.compile(self.work, "run.c", "run.o", static=static)
+        if static:
+            if tools.zig:  # another C library than the shared library's
+                tools.compile(self.work, "model.c", "model.o", static=True)
+            tools.program(self.work, ["run.o", "model.o", *kernels], "run", static=True)
+        else:
+            tools.program(self.work, ["run.o"], "run", static=False, library=f"./{self.manifest.library}")
+
+
+def _tensor(buffer: Buffer, *, dynamic: bool) -> Tensor:
+    if buffer.dtype == "string":
+        raise UnsupportedError(f"{buffer.name!r} holds strings, which compiled models cannot take or give")
+    return Tensor(buffer.name, buffer.dtype, buffer.shape, buffer.nbytes, dynamic)
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+
+
+def _check_symbols(program: Program, objects: list[bytes]) -> None:
+    defined = {name for data in objects for name in elf.defined_symbols(data)}
+    missing = [k.name for k in program.kernels() if k.name not in defined]
+    if missing:
+        raise BuildError(f"no object code defines the kernel {missing[0]!r} ({len(missing)} are missing)")
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name, package in _PACKAGES.items():
+        try:
+            found[name] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.is_dir():
+        if any(out.iterdir()) and not manifest.is_artifact(out):
+            raise OptionError(f"{out} is not empty and not an onyxc artifact: give another folder or empty it")
+    elif out.exists():
+        raise OptionError(f"{out} exists and is not a folder")
+
+
+@contextmanager
+def _replacing(out: Path) -> Iterator[Path]:
+    """A temporary folder beside ``out`` that takes its place if the block succeeds."""
+    missing = [p for p in out.parents if not p.exists()]
+    temporary = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        new = temporary / "new"
+        new.mkdir()  # by the umask; mkdtemp's own folder is private
+        yield new
+        _exchange(new, out, temporary / "old")
+    except OSError as error:
+        _undo(missing, temporary)
+        raise OptionError(f"cannot write {out}: {error}") from error
+    except BaseException:
+        _undo(missing, temporary)
+        raise
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(new: Path, out: Path, old: Path) -> None:
+    if not out.exists():
+        new.rename(out)
+        return
+    out.rename(old)
+    try:
+        new.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    for name in {p.name for p in old.iterdir()} - manifest.files(old):  # what the user put there stays there
+        if not (out / name).exists():
+            (old / name).rename(out / name)
+
+
+def _undo(made: list[Path], temporary: Path | None) -> None:
+    if temporary:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for folder in made:  # innermost first
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

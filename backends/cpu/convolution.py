@@ -1,0 +1,152 @@
+"""Direct convolution, channels last: any kernel, stride, dilation, padding and group; also products with constant weights.
+
+for panel of output channels, for row, for tile of pixels:      accumulators in registers
+    for kernel row (clipped to the image), kernel column (only the tile's valid pixels), input channel:
+        accumulators += weights[panel, ky, kx, channel] * broadcast(x)
+    epilogue, store
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+
+from tvm.tirx.script import builder as T
+
+from onyxc.backends.cpu.blocking import Panel, Taps, Tiles
+from onyxc.backends.cpu.convolution_plan import ConvPlan, pack, plan
+from onyxc.backends.cpu.epilogue import Epilogue
+from onyxc.backends.cpu.loops import each_panel, each_run, each_tile, valid_rows
+from onyxc.backends.cpu.shapes import ConvShape, dense_strides, matmul_shape, planar_strides
+from onyxc.backends.cpu.tile import Tile
+from onyxc.backends.cpu.vectors import Expr, Signature, cast, dense, function, span, strided
+from onyxc.backends.program import Kernel
+from onyxc.backends.target import Target
+
+__all__ = ["ConvPlan", "ConvShape", "dense_strides", "emit", "matmul_shape", "pack", "plan", "planar_strides"]
+
+
+@dataclass
+class _Kernel:
+    """The buffers of the kernel that is being written."""
+
+    plan: ConvPlan
+    epilogue: Epilogue
+    target: Target
+    x: Expr
+    weights: Expr  # flat
+    y: Expr
+    operands: list[Expr]
+
+
+@dataclass
+class _Place:
+    """Where a tile lies: group, first channel and first weight of its panel, image and row, valid kernel rows."""
+
+    panel: Panel
+    group: Expr
+    channel: Expr
+    weight: Expr
+    image: Expr
+    row: Expr
+    rows: tuple[Expr, Expr]
+
+
+def emit(name: str, plan: ConvPlan, epilogue: Epilogue, target: Target) -> Kernel:
+    """The kernel ``name(x, packed weights, operands..., y, begin, end)`` of ``plan``."""
+    shape = plan.shape
+    sizes = (shape.batch, *shape.out_size, shape.out_channels)
+    parameters = [
+        ("x", shape.x_dtype),
+        ("w", shape.packed_dtype),
+        *epilogue.parameters(),
+        ("y", epilogue.y_dtype),
+    ]
+    with function(name, parameters) as made:
+        x, w, *operands, y = made.pointers
+        state = _Kernel(
+            plan,
+            epilogue,
+            target,
+            strided(x, shape.x_dtype, (shape.batch, *shape.in_size, shape.in_channels), shape.x_strides),
+            dense(w, shape.packed_dtype, (plan.packed_size,)),
+            strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
+            epilogue.views(operands, sizes, plan.operands),
+        )
+        _emit_panels(state, made)
+    return made.kernel(plan.tasks, shape.work, target)
+
+
+def _emit_panels(state: _Kernel, made: Signature) -> None:
+    """All tasks, one class of panels after the other: tasks count panel by panel, rows inside."""
+    plan, shape = state.plan, state.plan.shape
+    counts = [shape.group * panel.count for panel in plan.panels]
+    sizes = [panel.width * plan.depth for panel in plan.panels]
+    bases = list(accumulate((c * s for c, s in zip(counts, sizes, strict=True)), initial=0))
+    for kind, number, start, stop in each_panel(made, counts, plan.rows):
+        panel = plan.panels[kind]
+        group = T.bind(T.truncdiv(number, panel.count)) if shape.group > 1 else 0
+        inside = number - group * panel.count
+        channel = T.bind(group * shape.group_out + panel.start + inside * panel.channels)
+        weight = T.bind(bases[kind] + number * sizes[kind])
+        place = _Place(panel, group, channel, weight, 0, 0, (0, shape.kernel[0]))
+        (_emit_flat if plan.flat else _emit_rows)(state, place, start, stop)
+
+
+def _emit_flat(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
+    """Tiles ``start`` to ``stop`` of the only row."""
+    for run, pixel in each_tile(state.plan.tiles, start, stop):
+        _emit_tile(state, place, run, pixel)
+
+
+def _emit_rows(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
+    """Rows ``start`` to ``stop``, counted through all images, each with all its tiles."""
+    shape = state.plan.shape
+    height = shape.out_size[0]
+    with T.serial(start, stop) as number:
+        place.image = T.bind(T.truncdiv(number, height)) if shape.batch > 1 else 0
+        place.row = T.bind(number - place.image * height)
+        place.rows = valid_rows(shape, place.row)
+        for run, pixel in each_run(state.plan.tiles):
+            _emit_tile(state, place, run, pixel)
+
+
+def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+    """One tile from output pixel ``pixel`` of the row on."""
+    plan = state.plan
+    tile = Tile(place.panel.lanes, run.width, plan.shape.acc_dtype)
+    for taps in run.taps:
+        with T.serial(*place.rows) as ky, T.serial(taps.begin, taps.end) as kx:
+            _emit_taps(state, place, tile, taps, pixel, ky, kx)
+    for m, offset, value in tile.vectors():
+        index = (place.image, place.row, pixel + m, place.channel + offset)
+        state.epilogue.write(state.y, value, index, place.panel.channels - offset, state.operands)
+
+
+def _emit_taps(state: _Kernel, place: _Place, tile: Tile, taps: Taps, pixel: Expr, ky: Expr, kx: Expr) -> None:
+    """The sum over input channels for one kernel position."""
+    plan, shape = state.plan, state.plan.shape
+    row = place.row * shape.strides[0] - shape.pads[0] + ky * shape.dilations[0]
+    column = pixel * shape.strides[1] - shape.pads[1] + kx * shape.dilations[1]
+    width = place.panel.width
+    tap = T.bind(place.weight + (ky * shape.kernel[1] + kx) * (shape.group_in * width))
+    starts = list(accumulate(tile.lanes, initial=0))
+    with T.serial(0, shape.group_in // plan.unroll) as turn:
+        for u in range(plan.unroll):
+            channel = turn * plan.unroll + u
+            weights = [
+                cast(state.weights[span(tap + channel * width + start, lanes)], shape.acc_dtype)
+                for start, lanes in zip(starts, tile.lanes, strict=False)
+            ]
+
+            def load(m: int, channel: Expr = channel) -> Expr:
+                source = (
+                    place.image,
+                    row,
+                    column + m * shape.strides[1],
+                    place.group * shape.group_in + channel,
+                )
+                value = cast(state.x[source], shape.acc_dtype)
+                return value - shape.x_zero_point if shape.x_zero_point else value
+
+            tile.step(weights, taps.pixels, load)

@@ -1,0 +1,110 @@
+"""Plan of a direct convolution: register tile, output panels, tiles of a row with their valid taps, packed weights.
+
+Nothing here imports TVM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from onyxc.backends.cpu.blocking import Panel, Tiles, choose_blocks, row_tiles, split_panels
+from onyxc.backends.cpu.shapes import ConvShape, Strides, collapse
+from onyxc.backends.target import Target
+from onyxc.compiler.ir.types import itemsize
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """How one convolution is computed.
+
+    ``shape`` is collapsed (see `shapes.collapse`), ``turned`` tells that h and w changed places.
+    ``flat``: tasks divide the tiles of the only row instead of the rows. ``unroll``: input channels a loop turn.
+    """
+
+    shape: ConvShape
+    turned: bool
+    operands: tuple[Strides, ...]
+    panels: tuple[Panel, ...]
+    tiles: tuple[Tiles, ...]
+    flat: bool
+    unroll: int
+
+    @property
+    def rows(self) -> int:
+        """Units of work of one panel: rows of all images, or tiles."""
+        if self.flat:
+            return sum(t.count for t in self.tiles)
+        return self.shape.batch * self.shape.out_size[0]
+
+    @property
+    def tasks(self) -> int:
+        """Units of work: panels of all groups, times rows."""
+        return self.shape.group * sum(p.count for p in self.panels) * self.rows
+
+    @property
+    def depth(self) -> int:
+        """Length of the sum."""
+        return self.shape.group_in * prod(self.shape.kernel)
+
+    @property
+    def packed_size(self) -> int:
+        """Elements of the packed weights."""
+        return self.shape.group * self.depth * sum(p.count * p.width for p in self.panels)
+
+
+def plan(shape: ConvShape, target: Target, operands: tuple[Strides, ...] = ()) -> ConvPlan:
+    """Choose the blocks of ``shape``; ``operands``: element strides (n, h, w, c) of the epilogue's inputs."""
+    shape, operands, turned = collapse(shape, operands)
+    depth = shape.group_in * prod(shape.kernel)
+    lanes = target.lanes(itemsize(shape.acc_dtype))
+    width = shape.out_size[1]
+    step = shape.x_strides[2] * shape.strides[1] * itemsize(shape.x_dtype)
+    size = itemsize(shape.packed_dtype)
+    blocks, pixels = choose_blocks(shape.group_out, width, depth, step, lanes, size, target)
+    panels = split_panels(shape.group_out, lanes, blocks)
+    flat = shape.is_pointwise and shape.batch == shape.out_size[0] == 1
+    return ConvPlan(shape, turned, operands, panels, row_tiles(shape, pixels), flat, _unroll(shape, target))
+
+
+def _unroll(shape: ConvShape, target: Target) -> int:
+    """Input channels of one loop turn."""
+    if target.arch != "x86_64" and target.registers > 16:
+        return next(u for u in (4, 3, 2, 1) if shape.group_in % u == 0)
+    return shape.group_in if shape.group_in <= 3 else next(u for u in (2, 1) if shape.group_in % u == 0)
+
+
+def pack(weights: np.ndarray[Any, Any], plan: ConvPlan, zero_point: Any = 0) -> np.ndarray[Any, Any]:
+    """Reorder ONNX weights [O, I / group, kh, kw] into the panels of ``plan``, one flat array.
+
+    For each panel: kernel row, kernel column, input channel, output channel (zeros behind the last).
+    ``zero_point``: scalar or per output channel, taken off integer weights.
+    """
+    shape = plan.shape
+    weights = reduce_weights(weights.swapaxes(2, 3) if plan.turned else weights, shape, zero_point)
+    return pack_panels(weights.reshape(shape.group, shape.group_out, shape.group_in, *shape.kernel), plan.panels)
+
+
+def reduce_weights(weights: np.ndarray[Any, Any], shape: ConvShape, zero_point: Any) -> np.ndarray[Any, Any]:
+    """The weights in the packed type, less their zero point."""
+    expected = (shape.out_channels, shape.group_in, *shape.kernel)
+    if weights.shape != expected:
+        raise ValueError(f"weights have shape {weights.shape}, the plan expects {expected}")
+    if shape.packed_dtype != "int16":
+        return weights
+    return weights.astype(np.int16) - np.asarray(zero_point, np.int16).reshape(-1, 1, 1, 1)
+
+
+def pack_panels(weights: np.ndarray[Any, Any], panels: tuple[Panel, ...]) -> np.ndarray[Any, Any]:
+    """[group, O, I, kh, kw] -> for each class of panels [group, panel, kh, kw, I, padded channel], one flat array."""
+    weights = weights.transpose(0, 3, 4, 2, 1)
+    parts = []
+    for panel in panels:
+        stop = panel.start + panel.count * panel.channels
+        part = weights[..., panel.start : stop].reshape(*weights.shape[:-1], panel.count, panel.channels)
+        padded = np.pad(part, [(0, 0)] * 5 + [(0, panel.width - panel.channels)])
+        parts.append(padded.transpose(0, 4, 1, 2, 3, 5).reshape(-1))
+    return np.ascontiguousarray(np.concatenate(parts))

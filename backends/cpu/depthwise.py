@@ -1,0 +1,160 @@
+"""Depthwise convolution, channels last: every vector of channels is convolved for itself.
+
+    for vector of channels, for image row, for tile of pixels:   one accumulator a pixel
+        for kernel row (clipped to the image):
+            every input column of the tile is loaded once and serves all kernel columns that reach it
+        epilogue, store
+
+The vector of channels is the outer loop, so that the rows under the kernel stay in L1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm.tirx.script import builder as T
+
+from onyxc.backends.cpu.blocking import Panel, Tiles, row_tiles, split_panels
+from onyxc.backends.cpu.convolution_plan import pack_panels, reduce_weights
+from onyxc.backends.cpu.epilogue import Epilogue
+from onyxc.backends.cpu.loops import each_panel, each_run, valid_rows
+from onyxc.backends.cpu.shapes import ConvShape
+from onyxc.backends.cpu.tile import Tile
+from onyxc.backends.cpu.vectors import Expr, cast, constant, dense, function, span, strided
+from onyxc.backends.program import Kernel
+from onyxc.backends.target import Target
+from onyxc.compiler.ir.types import itemsize
+
+_MOST_PIXELS = 14
+
+
+@dataclass(frozen=True)
+class DepthwisePlan:
+    """How one depthwise convolution is computed: vectors of channels, and the tiles of a row."""
+
+    shape: ConvShape
+    panels: tuple[Panel, ...]
+    tiles: tuple[Tiles, ...]
+
+    @property
+    def tasks(self) -> int:
+        """Units of work: vectors of channels of all images, times rows."""
+        return self.shape.batch * sum(p.count for p in self.panels) * self.shape.out_size[0]
+
+    @property
+    def taps(self) -> int:
+        """Weights of one channel."""
+        return self.shape.kernel[0] * self.shape.kernel[1]
+
+    @property
+    def packed_size(self) -> int:
+        """Elements of the packed weights."""
+        return self.taps * sum(p.count * p.width for p in self.panels)
+
+
+def fits(shape: ConvShape) -> bool:
+    """Whether ``shape`` is one that this template computes: one output channel for each input channel."""
+    return shape.group == shape.in_channels == shape.out_channels and shape.x_strides[3] == 1
+
+
+def plan(shape: ConvShape, target: Target) -> DepthwisePlan:
+    """Choose the tiles of ``shape``: a register each for pixels, kernel columns and the input, and two to spare."""
+    lanes = target.lanes(itemsize(shape.acc_dtype))
+    pixels = max(4, min(_MOST_PIXELS, target.registers - min(shape.kernel[1], 7) - 3))
+    return DepthwisePlan(shape, split_panels(shape.out_channels, lanes, 1), row_tiles(shape, pixels))
+
+
+def pack(weights: np.ndarray[Any, Any], plan: DepthwisePlan, zero_point: Any = 0) -> np.ndarray[Any, Any]:
+    """Reorder ONNX weights [C, 1, kh, kw]: for each vector of channels kernel row, kernel column, channel."""
+    weights = reduce_weights(weights, plan.shape, zero_point)
+    return pack_panels(weights[None], plan.panels)
+
+
+@dataclass
+class _Kernel:
+    """The buffers of the kernel that is being written."""
+
+    plan: DepthwisePlan
+    epilogue: Epilogue
+    x: Expr
+    weights: Expr  # flat
+    y: Expr
+    operands: list[Expr]
+
+
+@dataclass
+class _Place:
+    """Where a row lies: its vector of channels, its weights, image and row, valid kernel rows."""
+
+    panel: Panel
+    channel: Expr
+    weight: Expr
+    image: Expr
+    row: Expr
+    rows: tuple[Expr, Expr]
+
+
+def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> Kernel:
+    """The kernel ``name(x, packed weights, operands..., y, begin, end)`` of ``plan``."""
+    shape = plan.shape
+    sizes = (shape.batch, *shape.out_size, shape.out_channels)
+    parameters = [("x", shape.x_dtype), ("w", shape.packed_dtype), *epilogue.parameters(), ("y", epilogue.y_dtype)]
+    with function(name, parameters) as made:
+        x, w, *operands, y = made.pointers
+        state = _Kernel(
+            plan,
+            epilogue,
+            strided(x, shape.x_dtype, (shape.batch, *shape.in_size, shape.in_channels), shape.x_strides),
+            dense(w, shape.packed_dtype, (plan.packed_size,)),
+            strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
+            epilogue.views(operands, sizes),
+        )
+        counts = [shape.batch * panel.count for panel in plan.panels]
+        for kind, number, start, stop in each_panel(made, counts, shape.out_size[0]):
+            panel = plan.panels[kind]
+            image = T.bind(T.truncdiv(number, panel.count))
+            inside = T.bind(number - image * panel.count)
+            channel = T.bind(panel.start + inside * panel.channels)
+            base = panel.start * plan.taps  # all vectors before the last class are full
+            with T.serial(start, stop) as row:
+                weight = base + inside * (plan.taps * panel.width)
+                place = _Place(panel, channel, weight, image, row, valid_rows(shape, row))
+                for run, pixel in each_run(plan.tiles):
+                    _emit_tile(state, place, run, pixel)
+    return made.kernel(plan.tasks, shape.work, target)
+
+
+def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+    """One tile from output pixel ``pixel`` of the row on."""
+    lanes = place.panel.width
+    tile = Tile((lanes,), run.width, state.plan.shape.acc_dtype)
+    with T.serial(*place.rows) as ky:
+        _emit_kernel_row(state, place, tile, run, pixel, ky)
+    for m, offset, value in tile.vectors():
+        index = (place.image, place.row, pixel + m, place.channel + offset)
+        state.epilogue.write(state.y, value, index, place.panel.channels, state.operands)
+
+
+def _emit_kernel_row(state: _Kernel, place: _Place, tile: Tile, run: Tiles, pixel: Expr, ky: Expr) -> None:
+    """Add one kernel row to all pixels of the tile."""
+    shape, lanes = state.plan.shape, place.panel.width
+    step, dilation, dtype = shape.strides[1], shape.dilations[1], shape.acc_dtype
+    base = T.bind(place.weight + ky * (shape.kernel[1] * lanes))
+    row = place.row * shape.strides[0] - shape.pads[0] + ky * shape.dilations[0]
+    users: dict[int, list[tuple[int, int]]] = {}  # input column -> (pixel, kernel column) that meet there
+    for taps in run.taps:
+        for kx in range(taps.begin, taps.end):
+            for m in taps.pixels:
+                users.setdefault(m * step + kx * dilation, []).append((m, kx))
+    columns = {kx for pairs in users.values() for _, kx in pairs}
+    weights = {kx: T.bind(cast(state.weights[span(base + kx * lanes, lanes)], dtype)) for kx in sorted(columns)}
+    for column in sorted(users):
+        source = (place.image, row, pixel * step - shape.pads[1] + column, span(place.channel, lanes))
+        value = cast(state.x[source], dtype)
+        if shape.x_zero_point:
+            value = value - constant(shape.x_zero_point, dtype, lanes)
+        value = T.bind(value)
+        for m, kx in users[column]:
+            tile.add(0, m, weights[kx] * value)

@@ -1,0 +1,79 @@
+"""What follows the sum: bias, scale, residual, activation, requantisation, on whole vectors in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from tvm.tirx.script import builder as T
+
+from onyxc.backends.cpu.vectors import Expr, cast, constant, fill, lanes_of, span, store, strided
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An extra input, with an element stride along each dimension of the output (0: broadcast)."""
+
+    dtype: str
+    strides: tuple[int, ...]
+
+
+def _same(acc: Expr, operands: Sequence[Expr]) -> Expr:
+    del operands
+    return acc
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """``apply(accumulator, operands)`` makes the output vector; all have the accumulator's number of lanes."""
+
+    operands: tuple[Operand, ...] = ()
+    apply: Callable[[Expr, list[Expr]], Expr] = field(default=_same)
+    y_dtype: str = "float32"
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """Names and types of the operands' pointers, for the signature."""
+        return [(f"operand{i}", operand.dtype) for i, operand in enumerate(self.operands)]
+
+    def views(
+        self, pointers: Sequence[Expr], sizes: Sequence[int], strides: Sequence[Sequence[int]] = ()
+    ) -> list[Expr]:
+        """Buffers over the operands' pointers; ``strides`` replaces theirs, where dimensions were merged."""
+        chosen = strides or [operand.strides for operand in self.operands]
+        pairs = zip(self.operands, pointers, chosen, strict=True)
+        return [strided(pointer, operand.dtype, sizes, step) for operand, pointer, step in pairs]
+
+    def write(self, y: Expr, acc: Expr, index: Sequence[Expr], valid: int, views: Sequence[Expr]) -> None:
+        """Apply to ``acc`` and store its first ``valid`` lanes at ``index`` of ``y``, contiguous in the last dimension."""
+        lanes = lanes_of(acc)
+        values = [T.bind(_load(view, index, lanes)) for view in views]
+        store(y, cast(self.apply(acc, values), self.y_dtype), index, valid)
+
+
+def _load(view: Expr, index: Sequence[Expr], lanes: int) -> Expr:
+    """``lanes`` elements of ``view`` along the last dimension: a vector, a gather, or one element for all lanes."""
+    *outer, last = index
+    if int(view.strides[-1]) == 0:
+        return fill(view[(*outer, 0)], lanes)
+    return view[(*outer, span(last, lanes))]
+
+
+def bias(rank: int = 4, dtype: str = "float32") -> Operand:
+    """A value per output channel."""
+    return Operand(dtype, (0,) * (rank - 1) + (1,))
+
+
+def requantize(acc: Expr, scale: Expr, zero_point: int, dtype: str) -> Expr:
+    """int32 -> ``dtype``: times ``scale``, rounded half to even, plus ``zero_point``, saturated.
+
+    The result stays int32; the store narrows it.
+    """
+    lanes = lanes_of(acc)
+    low, high = (0, 255) if dtype == "uint8" else (-128, 127)
+    rounded = T.round(cast(acc, "float32") * scale)
+    # saturate in float: the conversion of a large float to int32 is undefined
+    bounded = T.max(
+        T.min(rounded, constant(high - zero_point, "float32", lanes)),
+        constant(low - zero_point, "float32", lanes),
+    )
+    return cast(bounded, "int32") + constant(zero_point, "int32", lanes)

@@ -1,0 +1,57 @@
+"""The loops outside a tile: task ranges, tiles of a row, kernel rows inside the image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from tvm.tirx.script import builder as T
+
+from onyxc.backends.cpu.blocking import Tiles
+from onyxc.backends.cpu.shapes import Window
+from onyxc.backends.cpu.vectors import Expr, Signature
+
+
+def each_panel(made: Signature, counts: Sequence[int], units: int) -> Iterator[tuple[int, Expr, Expr, Expr]]:
+    """Loops over the kernel's task range: (class, number in the class, first unit, last unit excluded).
+
+    Tasks count class by class, ``counts[class]`` numbers each, ``units`` tasks a number.
+    """
+    first = 0
+    for kind, count in enumerate(counts):
+        low, high = (T.bind(T.max(T.min(v - first, count * units), 0)) for v in (made.begin, made.end))
+        with T.serial(T.truncdiv(low, units), T.truncdiv(high + (units - 1), units)) as number:
+            start = T.bind(T.max(low - number * units, 0))
+            stop = T.bind(T.min(high - number * units, units))
+            yield kind, number, start, stop
+        first += count * units
+
+
+def each_tile(runs: Sequence[Tiles], start: Expr, stop: Expr) -> Iterator[tuple[Tiles, Expr]]:
+    """Loops over the tiles number ``start`` to ``stop`` of a row: (run, first pixel), inside the loop of each run."""
+    first = 0
+    for run in runs:
+        with T.serial(T.max(start, first), T.min(stop, first + run.count)) as number:
+            yield run, T.bind(run.start + (number - first) * run.width)
+        first += run.count
+
+
+def each_run(runs: Sequence[Tiles]) -> Iterator[tuple[Tiles, Expr]]:
+    """Loops over all tiles of a row: (run, first pixel), inside the loop of each run."""
+    for run in runs:
+        if run.count == 1:
+            yield run, run.start
+            continue
+        with T.serial(0, run.count) as number:
+            yield run, T.bind(run.start + number * run.width)
+
+
+def valid_rows(shape: Window, row: Expr) -> tuple[Expr, Expr]:
+    """First and last (excluded) kernel row inside the image for output row ``row``."""
+    size, step, dilation, pad = shape.kernel[0], shape.strides[0], shape.dilations[0], shape.pads[0]
+    low, high = 0, size
+    if pad:
+        low = T.bind(T.truncdiv(T.max(pad - row * step, 0) + (dilation - 1), dilation))
+    if (shape.out_size[0] - 1) * step - pad + (size - 1) * dilation >= shape.in_size[0]:
+        rest = T.max(shape.in_size[0] + pad - row * step + (dilation - 1), 0)
+        high = T.bind(T.min(T.truncdiv(rest, dilation), size))
+    return low, high

@@ -1,0 +1,287 @@
+"""Elementary functions of float32 as straight-line arithmetic that vectorises, the same bits at any width.
+
+Every function takes and returns a float32 expression of any number of lanes. Errors are in units in the last
+place, at worst over the whole range (tests sample them); NaN, infinities, zeros and subnormals come out right.
+Rounding adds a large constant and converts to an integer: neither TVM nor LLVM can simplify that away, and it
+needs no instruction that some processor lacks. In ``maximum(c, x)`` the constant stands first: that keeps NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tvm import tirx
+from tvm.tirx import expr as nodes
+
+from onyxc.backends.kernels.expression import Expr, dtype_of
+
+LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682e-6  # high part: few bits, so that n * high is exact
+LOG2_E = 1.4426950408889634
+
+
+class Lets:
+    """Intermediate values that are computed once: ``let`` names one, ``close`` wraps the result."""
+
+    def __init__(self, like: Expr) -> None:
+        kind = dtype_of(like)
+        self.lanes = int(kind.partition("x")[2] or 1)
+        self.bindings: list[tuple[Expr, Expr]] = []
+
+    def let(self, value: Expr) -> Expr:
+        """``value`` by name."""
+        var = tirx.Var("t", dtype_of(value))
+        self.bindings.append((var, value))
+        return var
+
+    def close(self, result: Expr) -> Expr:
+        """``result`` inside all bindings."""
+        for var, value in reversed(self.bindings):
+            result = nodes.Let(var, value, result)
+        return result
+
+    def kind(self, base: str) -> str:
+        """``base`` with this many lanes."""
+        return base if self.lanes == 1 else f"{base}x{self.lanes}"
+
+    def const(self, value: float, base: str = "float32") -> Expr:
+        """A constant in every lane."""
+        return tirx.const(value, self.kind(base))
+
+    def cast(self, value: Expr, base: str) -> Expr:
+        """Conversion by value."""
+        return nodes.Cast(self.kind(base), value)
+
+    def bits(self, value: Expr, base: str = "int32") -> Expr:
+        """The same bits as another type."""
+        return tirx.reinterpret(self.kind(base), value)
+
+    def maximum(self, constant: float, value: Expr) -> Expr:
+        """The larger one, or NaN."""
+        return nodes.Max(self.const(constant), value)
+
+    def minimum(self, constant: float, value: Expr) -> Expr:
+        """The smaller one, or NaN."""
+        return nodes.Min(self.const(constant), value)
+
+    def horner(self, x: Expr, coefficients: Sequence[float], base: str = "float32") -> Expr:
+        """A polynomial, highest power first."""
+        total = self.const(coefficients[0], base)
+        for c in coefficients[1:]:
+            total = total * x + self.const(c, base)
+        return total
+
+    def nearest(self, value: Expr, base: str = "float32") -> Expr:
+        """The nearest int32 to ``value``, which lies above -512."""
+        return self.cast(value + self.const(512.5, base), "int32") - self.const(512, "int32")
+
+    def power_of_two(self, n: Expr) -> Expr:
+        """2^n as float32 for -126 <= n <= 127."""
+        return self.bits((n + self.const(127, "int32")) << self.const(23, "int32"), "float32")
+
+    def scaled(self, value: Expr, n: Expr) -> Expr:
+        """value * 2^n in two steps, so that results may be subnormal or overflow properly."""
+        half = self.let(n >> self.const(1, "int32"))
+        return value * self.power_of_two(half) * self.power_of_two(n - half)
+
+
+def _exp_parts(m: Lets, x: Expr) -> tuple[Expr, Expr]:
+    """``exp(x) = (1 + q) * 2^n`` as (q, n); x within -104 .. 89."""
+    n = m.let(m.nearest(x * m.const(LOG2_E)))
+    whole = m.let(m.cast(n, "float32"))
+    r = m.let(x - whole * m.const(LN2_HIGH) - whole * m.const(LN2_LOW))
+    p = m.horner(r, (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5))
+    return m.let(r + r * r * p), n
+
+
+def exp(x: Expr) -> Expr:
+    """0.9 ulp."""
+    m = Lets(x)
+    q, n = _exp_parts(m, m.let(m.minimum(89.0, m.maximum(-104.0, x))))
+    return m.close(m.scaled(q + m.const(1.0), n))
+
+
+def exp2(x: Expr) -> Expr:
+    """1 ulp."""
+    m = Lets(x)
+    x = m.let(m.minimum(129.0, m.maximum(-151.0, x)))
+    n = m.let(m.nearest(x))
+    r = m.let((x - m.cast(n, "float32")) * m.const(0.6931471805599453))
+    p = m.horner(r, (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5))
+    return m.close(m.scaled(m.const(1.0) + (r + r * r * p), n))
+
+
+def sigmoid(x: Expr) -> Expr:
+    """1.6 ulp."""
+    m = Lets(x)
+    x = m.let(x)
+    magnitude = m.let(nodes.Max(m.const(-104.0), m.const(0.0) - tirx.abs(x)))
+    q, n = _exp_parts(m, magnitude)
+    z = m.let(m.scaled(q + m.const(1.0), n))
+    w = z / (m.const(1.0) + z)
+    low = nodes.Select(x < m.const(0.0), z, m.const(1.0))
+    # z / (1 + z) on the left of zero, 1 - z / (1 + z) on the right, without cancellation
+    return m.close(low - low * w)
+
+
+def tanh(x: Expr) -> Expr:
+    """2.5 ulp."""
+    m = Lets(x)
+    x = m.let(x)
+    magnitude = m.let(nodes.Max(m.const(-40.0), m.const(-2.0) * tirx.abs(x)))
+    q, n = _exp_parts(m, magnitude)
+    scale = m.let(m.power_of_two(n))
+    e = m.let(scale * q + (scale - m.const(1.0)))  # expm1(-2|x|)
+    value = m.let(e / (m.const(-2.0) - e))
+    sign = m.bits(x) & m.const(-(2**31), "int32")
+    return m.close(m.bits(m.bits(value) | sign, "float32"))
+
+
+def erf(x: Expr) -> Expr:
+    """1 ulp: an odd polynomial around zero, 1 - exp(polynomial) outside."""
+    m = Lets(x)
+    x = m.let(x)
+    t = m.let(m.minimum(4.0, tirx.abs(x)))
+    s = m.let(t * t)
+    outer = m.const(-1.72853470e-5) * t + m.const(3.83197126e-4)
+    outer = outer * s + (m.const(-3.88396438e-3) * t + m.const(2.42546219e-2))
+    for c in (-1.06777877e-1, -6.34846687e-1, -1.28717512e-1):
+        outer = outer * t + m.const(c)
+    q, n = _exp_parts(m, m.let(outer * t - t))
+    far = m.const(1.0) - m.power_of_two(n) * (q + m.const(1.0))
+    inner = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
+    near = m.horner(s, inner) * t + t
+    value = m.let(nodes.Select(t > m.const(0.927734375), far, near))
+    sign = m.bits(x) & m.const(-(2**31), "int32")
+    return m.close(m.bits(m.bits(value) | sign, "float32"))
+
+
+def _log_parts(m: Lets, x: Expr) -> tuple[Expr, Expr]:
+    """``x = (1 + f) * 2^e`` with 1 + f in [sqrt 0.5, sqrt 2), as (f, e) in float32, for finite x > 0."""
+    small = x < m.const(1.1754943508222875e-38)
+    normal = m.let(nodes.Select(small, x * m.const(2.0**23), x))
+    offset = m.let(m.bits(normal) - m.const(0x3F3504F3, "int32"))  # the bits of sqrt 0.5
+    e = m.let(offset >> m.const(23, "int32"))
+    f = m.let(m.bits(m.bits(normal) - (e << m.const(23, "int32")), "float32") - m.const(1.0))
+    shift = nodes.Select(small, m.const(23.0), m.const(0.0))
+    return f, m.let(m.cast(e, "float32") - shift)
+
+
+def _log_edges(m: Lets, x: Expr, value: Expr) -> Expr:
+    """``value``, or what a logarithm is at 0, infinity, NaN and below 0."""
+    infinite = m.const(float("inf"))
+    value = nodes.Select(x < infinite, value, x)  # infinity and NaN
+    value = nodes.Select(nodes.EQ(x, m.const(0.0)), m.const(float("-inf")), value)
+    return nodes.Select(x < m.const(0.0), m.const(float("nan")), value)
+
+
+_LOG = (0.070376836292, -0.1151461031, 0.116769987, -0.12420140846, 0.14249322787, -0.16668057665)
+_LOG += (0.20000714765, -0.24999993993, 0.33333331174)  # Cephes: log(1 + f) = f - f^2 / 2 + f^3 * P(f)
+
+
+def log(x: Expr) -> Expr:
+    """0.8 ulp."""
+    m = Lets(x)
+    x = m.let(x)
+    f, e = _log_parts(m, x)
+    s = m.let(f * f)
+    rest = f * s * m.horner(f, _LOG) - m.const(2.12194440e-4) * e - m.const(0.5) * s
+    return m.close(_log_edges(m, x, m.let(f + rest + e * m.const(0.693359375))))
+
+
+def _scaled_log(factor: float) -> Callable[[Expr], Expr]:
+    """log(x) * factor, exact at powers of two for the base 2."""
+
+    def function(x: Expr) -> Expr:
+        m = Lets(x)
+        x = m.let(x)
+        f, e = _log_parts(m, x)
+        wide, s = m.let(m.cast(f, "float64")), m.let(f * f)
+        rest = m.let(f * s * m.horner(f, _LOG) - m.const(0.5) * s)
+        total = (wide + m.cast(rest, "float64")) * m.const(factor, "float64")
+        total = total + m.cast(e, "float64") * m.const(factor * 0.6931471805599453, "float64")
+        return m.close(_log_edges(m, x, m.let(m.cast(total, "float32"))))
+
+    return function
+
+
+log2 = _scaled_log(LOG2_E)
+log10 = _scaled_log(0.4342944819032518)
+
+
+def pow_(x: Expr, y: Expr) -> Expr:
+    """1 ulp: 2^(y * log2 |x|) with the logarithm in float64; the special cases of C99."""
+    m = Lets(x)
+    x, y = m.let(x), m.let(y)
+    magnitude = m.let(tirx.abs(x))
+    f, e = _log_parts(m, magnitude)
+    wide = m.let(m.cast(f, "float64"))
+    s = m.let(wide / (wide + m.const(2.0, "float64")))
+    odd = m.horner(m.let(s * s), [2 * LOG2_E / k for k in (13, 11, 9, 7, 5, 3, 1)], "float64")
+    log_ = m.let(m.cast(e, "float64") + s * odd)
+    log_ = m.let(nodes.Select(nodes.EQ(magnitude, m.const(0.0)), m.const(float("-inf"), "float64"), log_))
+    infinite = m.const(float("inf"))
+    log_ = m.let(nodes.Select(magnitude < infinite, log_, m.cast(magnitude, "float64")))
+    t = m.let(m.cast(y, "float64") * log_)
+    low, high = m.const(-151.0, "float64"), m.const(129.0, "float64")
+    t = m.let(nodes.Min(high, nodes.Max(low, t)))
+    n = m.let(m.nearest(nodes.Select(t < high, t, high), "float64"))
+    r = m.let(m.cast((t - m.cast(n, "float64")) * m.const(0.6931471805599453, "float64"), "float32"))
+    p = m.horner(r, (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5))
+    value = m.let(m.scaled(m.const(1.0) + (r + r * r * p), n))
+    whole = m.let(nodes.EQ(tirx.floor(y), y))
+    half = m.let(y * m.const(0.5))
+    odd_power = m.let(nodes.And(whole, nodes.NE(tirx.floor(half), half)))
+    negative = nodes.And(m.bits(x) < m.const(0, "int32"), odd_power)
+    value = m.let(nodes.Select(negative, m.const(0.0) - value, value))
+    imaginary = nodes.And(nodes.And(x < m.const(0.0), x > m.const(float("-inf"))), nodes.Not(whole))
+    value = m.let(nodes.Select(imaginary, m.const(float("nan")), value))
+    nan = nodes.Or(nodes.NE(x, x), nodes.NE(y, y))
+    value = m.let(nodes.Select(nan, x + y, value))
+    unit = nodes.And(nodes.EQ(x, m.const(-1.0)), nodes.EQ(tirx.abs(y), infinite))
+    one = nodes.Or(nodes.Or(nodes.EQ(x, m.const(1.0)), nodes.EQ(y, m.const(0.0))), unit)
+    return m.close(nodes.Select(one, m.const(1.0), value))
+
+
+TRIGONOMETRIC_LIMIT = 2.0**26  # above, the quadrant would not be exact
+_HALF_PI = (1.57079631090164184570, 1.58932547735281966916e-08)  # 33 bits, and the rest of pi / 2
+
+
+def _quadrant(m: Lets, x: Expr) -> tuple[Expr, Expr, Expr]:
+    """(sin r, cos r, n) with x = r + n * pi / 2 and |r| <= pi / 4, for |x| up to the limit."""
+    wide = m.let(m.cast(x, "float64"))
+    turns = wide * m.const(0.6366197723675814, "float64") + m.const(2.0**27 + 0.5, "float64")
+    n = m.let(m.cast(turns, "int32") - m.const(2**27, "int32"))
+    count = m.let(m.cast(n, "float64"))
+    r = wide
+    for part in _HALF_PI:
+        r = r - count * m.const(part, "float64")
+    r = m.let(m.cast(r, "float32"))
+    s = m.let(r * r)
+    sine = m.horner(s, (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)) * s * r + r  # Cephes
+    cosine = m.horner(s, (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)) * s * s
+    return m.let(sine), m.let(cosine - m.const(0.5) * s + m.const(1.0)), n
+
+
+def _wave(shift: int) -> Callable[[Expr], Expr]:
+    def function(x: Expr) -> Expr:
+        m = Lets(x)
+        sine, cosine, n = _quadrant(m, m.let(x))
+        n = m.let(n + m.const(shift, "int32"))
+        odd = nodes.NE(n & m.const(1, "int32"), m.const(0, "int32"))
+        value = nodes.Select(odd, cosine, sine)
+        sign = (n & m.const(2, "int32")) << m.const(30, "int32")
+        return m.close(m.bits(m.bits(value) ^ sign, "float32"))
+
+    return function
+
+
+sin, cos = _wave(0), _wave(1)
+
+
+def tan(x: Expr) -> Expr:
+    """3 ulp."""
+    m = Lets(x)
+    sine, cosine, n = _quadrant(m, m.let(x))
+    odd = m.let(nodes.NE(n & m.const(1, "int32"), m.const(0, "int32")))
+    above = nodes.Select(odd, m.const(0.0) - cosine, sine)
+    return m.close(above / nodes.Select(odd, sine, cosine))

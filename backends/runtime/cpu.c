@@ -1,0 +1,40 @@
+/* The body of a CPU artifact. The generated part defines entry(), which runs all steps, and the places of the
+ * tensors: a place is an offset into the arena, or, if negative, ~offset into the weights. */
+struct Context {
+    char *arena, *weights;
+    Pool *pool;
+};
+
+static char *at(Context *context, int64_t place) {
+    return place < 0 ? context->weights + ~place : context->arena + place;
+}
+
+static void body_destroy(Context *context) {
+    if (context->pool) pool_destroy(context->pool);
+    if (context->weights) unload_weights(context->weights);
+    free(context->arena);
+    free(context);
+}
+
+static Context *body_create(int threads, const char *weights_path) {
+    Context *context = (Context *)allocate(sizeof *context);
+    if (!context) return NULL;
+    if (processor_fits() && (context->weights = load_weights(weights_path)) &&
+        (context->arena = allocate(ARENA_BYTES)) &&
+        (context->pool = pool_create(threads, context->arena, context->weights)))
+        return context;
+    body_destroy(context);
+    return NULL;
+}
+
+static int body_run(Context *context) {
+    entry(context->pool, context->arena, context->weights);
+    return ONYXC_OK;
+}
+
+static void *body_input(Context *context, int index) { return at(context, input_places[index]); }
+static const void *body_output(Context *context, int index) { return at(context, output_places[index]); }
+
+static const int64_t *body_output_shape(Context *context, int index) {
+    return has_count[index] ? (const int64_t *)at(context, count_places[index]) : NULL;
+}

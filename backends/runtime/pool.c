@@ -1,0 +1,155 @@
+/* A pool of threads that share the tasks of one kernel at a time, in equal static ranges.
+ *
+ * The caller works too. Workers spin for a millisecond after each call, so that the next kernel of the same run
+ * starts in a tenth of a microsecond; then they sleep. With more threads than processors nobody spins.
+ */
+#include <time.h>
+
+#define SPIN_NANOSECONDS 1000000
+#define POLITE_NANOSECONDS 20000 /* after which others that want the processor get it */
+
+typedef void Task(char *A, char *W, int32_t begin, int32_t end);
+
+typedef struct {
+    struct Pool *pool;
+    pthread_t thread;
+    int index;
+} Worker;
+
+typedef struct Pool {
+    int threads;
+    long spin; /* nanoseconds */
+    Task *task;
+    char *arena, *weights;
+    int32_t tasks;
+    int stop;
+    _Alignas(64) atomic_uint turn;    /* counts parallel calls; a change wakes the workers */
+    _Alignas(64) atomic_uint pending; /* workers that are not done with this turn */
+    atomic_uint sleepers, caller_sleeps;
+    pthread_mutex_t lock;
+    pthread_cond_t wake, done;
+    Worker workers[];
+} Pool;
+
+static inline void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__) || defined(__arm__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static long long nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+/* Spin until (*word == value) is `equal`; 0 if it did not happen in time. */
+static int spin(atomic_uint *word, unsigned value, int equal, long limit) {
+    if ((atomic_load(word) == value) == equal) return 1;
+    if (!limit) return 0;
+    for (long long start = nanoseconds(), now = start; now < start + limit; now = nanoseconds()) {
+        if (now > start + POLITE_NANOSECONDS) sched_yield();
+        for (int i = 0; i < 64; i++) {
+            if ((atomic_load_explicit(word, memory_order_acquire) == value) == equal) return 1;
+            relax();
+        }
+    }
+    return 0;
+}
+
+static void do_share(Pool *pool, int index) {
+    int64_t tasks = pool->tasks, parts = pool->threads < tasks ? pool->threads : tasks;
+    if (index < parts)
+        pool->task(pool->arena, pool->weights, (int32_t)(tasks * index / parts), (int32_t)(tasks * (index + 1) / parts));
+}
+
+static void *work(void *argument) {
+    Worker *worker = argument;
+    Pool *pool = worker->pool;
+    for (unsigned seen = 0;; seen++) { /* turns cannot be missed: the caller waits for every worker */
+        if (!spin(&pool->turn, seen, 0, pool->spin)) {
+            pthread_mutex_lock(&pool->lock);
+            atomic_fetch_add(&pool->sleepers, 1);
+            while (atomic_load(&pool->turn) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
+            atomic_fetch_sub(&pool->sleepers, 1);
+            pthread_mutex_unlock(&pool->lock);
+        }
+        if (pool->stop) return NULL;
+        do_share(pool, worker->index);
+        if (atomic_fetch_sub(&pool->pending, 1) == 1 && atomic_load(&pool->caller_sleeps)) {
+            pthread_mutex_lock(&pool->lock);
+            pthread_cond_signal(&pool->done);
+            pthread_mutex_unlock(&pool->lock);
+        }
+    }
+}
+
+static void start_turn(Pool *pool) {
+    atomic_store(&pool->pending, (unsigned)pool->threads - 1);
+    atomic_fetch_add(&pool->turn, 1);
+    if (atomic_load(&pool->sleepers)) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->lock);
+    }
+}
+
+__attribute__((noinline)) static void parallel(Pool *pool, Task *task, int32_t tasks) {
+    pool->task = task;
+    pool->tasks = tasks;
+    if (pool->threads == 1) {
+        task(pool->arena, pool->weights, 0, tasks);
+        return;
+    }
+    start_turn(pool);
+    do_share(pool, 0);
+    if (spin(&pool->pending, 0, 1, pool->spin)) return;
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->caller_sleeps, 1);
+    while (atomic_load(&pool->pending)) pthread_cond_wait(&pool->done, &pool->lock);
+    atomic_store(&pool->caller_sleeps, 0);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static void pool_destroy(Pool *pool) {
+    pool->stop = 1;
+    if (pool->threads > 1) start_turn(pool);
+    for (int i = 1; i < pool->threads; i++) pthread_join(pool->workers[i].thread, NULL);
+    pthread_mutex_destroy(&pool->lock);
+    pthread_cond_destroy(&pool->wake);
+    pthread_cond_destroy(&pool->done);
+    free(pool);
+}
+
+static int processors(void) {
+    cpu_set_t usable;
+    return sched_getaffinity(0, sizeof usable, &usable) ? 1 : CPU_COUNT(&usable);
+}
+
+static Pool *pool_create(int threads, char *arena, char *weights) { /* threads < 1: one for each processor */
+    int available = processors();
+    if (threads < 1) threads = available;
+    Pool *pool = (Pool *)allocate(sizeof(Pool) + (size_t)threads * sizeof(Worker));
+    if (!pool) return NULL;
+    *pool = (Pool){.threads = 1, .spin = threads > available ? 0 : SPIN_NANOSECONDS, .arena = arena, .weights = weights};
+    pthread_mutex_init(&pool->lock, NULL);
+    pthread_cond_init(&pool->wake, NULL);
+    pthread_cond_init(&pool->done, NULL);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, 1 << 20);
+    for (int error; pool->threads < threads; pool->threads++) {
+        Worker *worker = &pool->workers[pool->threads];
+        *worker = (Worker){.pool = pool, .index = pool->threads};
+        if ((error = pthread_create(&worker->thread, &attributes, work, worker))) {
+            fail("cannot start thread %d of %d: %s", pool->threads + 1, threads, strerror(error));
+            pthread_attr_destroy(&attributes);
+            pool_destroy(pool);
+            return NULL;
+        }
+    }
+    pthread_attr_destroy(&attributes);
+    return pool;
+}

@@ -1,0 +1,120 @@
+"""Which passes run, in which order: presets by optimisation level, and pipelines from TOML files.
+
+[[pass]]
+name = "magnitude-pruning"
+sparsity = 0.5
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+from onyxc.compiler.errors import OptionError
+from onyxc.compiler.transform import Pass
+from onyxc.passes.canonical.common_subexpressions import CommonSubexpressions
+from onyxc.passes.canonical.dead_code import DeadCode
+from onyxc.passes.canonical.expand_functions import KEEP, ExpandFunctions
+from onyxc.passes.canonical.inline_if import InlineIf
+from onyxc.passes.canonical.no_ops import NoOps
+from onyxc.passes.canonical.sequences import ResolveSequences
+from onyxc.passes.canonical.unroll import Unroll
+from onyxc.passes.fold.arithmetic import FoldArithmetic
+from onyxc.passes.fold.batch_norm import FoldBatchNorm
+from onyxc.passes.fold.constants import FoldConstants
+from onyxc.passes.fold.pad import FoldPad
+from onyxc.passes.fold.shapes import FoldShapes
+from onyxc.passes.fuse.groups import FuseGroups
+from onyxc.passes.fuse.split_bias import SplitBias
+from onyxc.passes.layout.channels_last import ChannelsLast
+from onyxc.passes.registry import make, suggest
+
+LEVELS = range(4)
+
+
+def preset(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
+    """The passes of -O``level``; ``keep``: operators that need not be expanded because they have a lowering.
+
+    O0 does what compiling needs: constants computed, control flow resolved, functions expanded. O1 also removes what
+    does nothing, O2 also folds arithmetic into weights, O3 is for passes that cost compile time.
+
+    Raises:
+        OptionError: there is no such level.
+    """
+    if level not in LEVELS:
+        raise OptionError(f"-O{level}: levels are {', '.join(f'O{n}' for n in LEVELS)}")
+    passes = resolve(keep)
+    if level >= 1:
+        passes += clean()
+    if level >= 2:
+        passes += fold()
+    return passes
+
+
+def resolve(keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
+    """Compute what is constant, and expand what has no lowering; needed before any backend."""
+    return (
+        FoldConstants(),
+        FoldShapes(),
+        InlineIf(),
+        ExpandFunctions.keeping(keep),
+        ResolveSequences(),
+        FoldConstants(),
+        Unroll(),
+        ResolveSequences(),
+        FoldConstants(),
+        InlineIf(),
+        DeadCode(),
+    )
+
+
+def clean() -> tuple[Pass, ...]:
+    """Remove what does nothing or is done twice."""
+    return (NoOps(), FoldShapes(), FoldConstants(), CommonSubexpressions(), DeadCode())
+
+
+def fold() -> tuple[Pass, ...]:
+    """Fold arithmetic on constants into the weights."""
+    return (FoldArithmetic(), FoldPad(), FoldBatchNorm(), FoldConstants(), NoOps(), DeadCode())
+
+
+def from_toml(path: str | Path) -> tuple[Pass, ...]:
+    """The passes that a TOML file lists, each a ``[[pass]]`` table with ``name`` and options.
+
+    Raises:
+        OptionError: the file cannot be read, is not TOML, or names an unknown pass, option or value.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OptionError(f"cannot read pipeline {path}: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise OptionError(f"pipeline {path} is not TOML: {error}") from error
+    tables = content.pop("pass", None)
+    if content:
+        key = next(iter(content))
+        raise OptionError(f"pipeline {path}: unknown key {key!r}{suggest(key, ['pass'])}")
+    if not isinstance(tables, list) or not all(isinstance(t, dict) for t in tables):
+        raise OptionError(f'pipeline {path}: expected [[pass]] tables, each with name = "..."')
+    passes: list[Pass] = []
+    for number, table in enumerate(tables, 1):
+        name = table.pop("name", None)
+        if not isinstance(name, str):
+            raise OptionError(f'pipeline {path}: [[pass]] number {number} has no name = "..."')
+        try:
+            passes.append(make(name, table))
+        except OptionError as error:
+            raise OptionError(f"pipeline {path}, [[pass]] number {number}: {error}") from None
+    return tuple(passes)
+
+
+def finish(level: int, target_kind: str = "cpu") -> tuple[Pass, ...]:
+    """What every compilation ends with: the layout of the processor kind, then fusion (not at O0)."""
+    passes: tuple[Pass, ...] = (SplitBias(),)
+    if target_kind == "cpu":
+        passes += (ChannelsLast(),)
+    passes += (NoOps(), FoldConstants(), DeadCode())
+    if level >= 1:
+        passes += (CommonSubexpressions(), FuseGroups())
+    return passes

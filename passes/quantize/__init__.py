@@ -1,0 +1,1 @@
+"""From fake quantization (QuantizeLinear and DequantizeLinear around float operators) to integer computation."""

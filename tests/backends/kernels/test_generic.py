@@ -1,0 +1,229 @@
+"""Every kind of TE group against numpy, through compiled kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tvm import te, tirx
+
+Array = np.ndarray[Any, Any]
+Run = Callable[..., list[Array]]
+
+
+def floats(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+
+
+def tensor(array: Array, name: str = "x") -> Any:
+    return te.placeholder(array.shape, str(array.dtype), name=name)
+
+
+def reduced(source: Any, axis: int, combine: Any = te.sum) -> Any:
+    shape = [int(d) for d in source.shape]
+    k = te.reduce_axis((0, shape.pop(axis)), "k")
+    return te.compute(shape, lambda *i: combine(source(*i[:axis], k, *i[axis:]), axis=k), name="fold")
+
+
+def close(actual: Array, expected: Array, tolerance: float = 1e-5) -> None:
+    np.testing.assert_allclose(actual.astype(np.float64), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (16,), (65,), (3, 5), (1, 1, 9), (4, 1, 33), (6, 128), (100_003,)])
+def test_elementwise(shape: tuple[int, ...], run_group: Run) -> None:
+    a, b = floats(*shape), floats(*shape, seed=1)
+    x, y = tensor(a), tensor(b, "y")
+    z = te.compute(shape, lambda *i: tirx.max(x(*i) * y(*i) + 1, 0), name="z")
+    close(run_group([x, y], [z], [a, b])[0], np.maximum(a * b + 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [((8, 7, 7), (8, 1, 1)), ((8, 7, 7), (7,)), ((5, 1), (1, 6)), ((3, 1, 50), (2, 1)), ((0, 3), (3,)), ((64, 49), ())],
+)
+def test_broadcast(left: tuple[int, ...], right: tuple[int, ...], run_group: Run) -> None:
+    a, b = floats(*left), np.asarray(floats(*right, seed=1))
+    shape = np.broadcast_shapes(left, right)
+
+    def at(t: Any, i: Any) -> Any:
+        own = [int(d) for d in t.shape]
+        return t(*(0 if d == 1 else v for d, v in zip(own, i[len(i) - len(own) :], strict=True)))
+
+    x, y = tensor(a), tensor(b, "y")
+    z = te.compute(shape, lambda *i: at(x, i) - at(y, i), name="z")
+    close(run_group([x, y], [z], [a, b])[0], a - b)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (2, 40, 19), (1, 1, 300), (40, 3, 1), (16, 70, 130)])
+def test_reductions(axis: int, shape: tuple[int, ...], run_group: Run) -> None:
+    a = floats(*shape)
+    x = tensor(a)
+    for combine, expected in ((te.sum, a.sum(axis)), (te.max, a.max(axis)), (te.min, a.min(axis))):
+        close(run_group([x], [reduced(x, axis, combine)], [a])[0], expected, 1e-4)
+
+
+def test_reduce_all_and_empty(run_group: Run) -> None:
+    a = floats(37, 1000)
+    x = tensor(a)
+    k, j = te.reduce_axis((0, 37), "k"), te.reduce_axis((0, 1000), "j")
+    mean = te.compute((), lambda: te.sum(x[k, j] / 37000, axis=[k, j]), name="mean")
+    close(run_group([x], [mean], [a])[0], a.mean(), 1e-5)
+    x = te.placeholder((3, 0))
+    close(run_group([x], [reduced(x, 1)], [np.zeros((3, 0), np.float32)])[0], np.zeros(3))
+
+
+@pytest.mark.parametrize("shape", [(4, 10), (33, 128), (2, 3, 1000), (5, 1)])
+def test_softmax(shape: tuple[int, ...], run_group: Run) -> None:
+    a = floats(*shape) * 4
+    x = tensor(a)
+    top = reduced(x, len(shape) - 1, te.max)
+    e = te.compute(shape, lambda *i: te.exp(x(*i) - top(*i[:-1])), name="e")
+    total = reduced(e, len(shape) - 1)
+    y = te.compute(shape, lambda *i: e(*i) / total(*i[:-1]), name="y")
+    expected = np.exp(a - a.max(-1, keepdims=True))
+    close(run_group([x], [y], [a])[0], expected / expected.sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(1, 5), (128, 768), (300, 50)])
+def test_layer_norm(rows: int, width: int, run_group: Run) -> None:
+    a, g = floats(rows, width), floats(width, seed=2)
+    x, s = tensor(a), tensor(g, "s")
+    k = te.reduce_axis((0, width), "k")
+    mean = te.compute((rows,), lambda i: te.sum(x[i, k] / width, axis=k), name="mean")
+    d = te.compute((rows, width), lambda i, j: x[i, j] - mean[i], name="d")
+    j2 = te.reduce_axis((0, width), "j2")
+    var = te.compute((rows,), lambda i: te.sum(d[i, j2] * d[i, j2] / width, axis=j2), name="var")
+    y = te.compute((rows, width), lambda i, j: d[i, j] * te.rsqrt(var[i] + 1e-5) * s[j], name="y")
+    dd = a - a.mean(1, keepdims=True)
+    close(run_group([x, s], [y], [a, g])[0], dd / np.sqrt((dd**2).mean(1, keepdims=True) + 1e-5) * g, 1e-4)
+
+
+def argmax_combiner() -> Any:
+    def better(x: Any, y: Any) -> Any:
+        take = tirx.any(x[1] > y[1], tirx.all(x[1] == y[1], x[0] < y[0]))
+        return tirx.Select(take, x[0], y[0]), tirx.Select(take, x[1], y[1])
+
+    return te.comm_reducer(better, lambda i, v: (tirx.const(2**31 - 1, i), te.min_value(v)), name="argmax")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", [(4, 9), (50, 70), (1, 33)])
+def test_argmax(axis: int, shape: tuple[int, int], run_group: Run) -> None:
+    a = np.round(floats(*shape) * 2)
+    x = tensor(a)
+    k = te.reduce_axis((0, shape[axis]), "k")
+    best = argmax_combiner()
+    index, value = te.compute(
+        (shape[1 - axis],), lambda i: best((k, x[(i, k) if axis else (k, i)]), axis=k), name="best"
+    )
+    wide = te.compute(index.shape, lambda i: index[i].astype("int64"), name="wide")
+    got = run_group([x], [wide, value], [a])
+    np.testing.assert_array_equal(got[0], a.argmax(axis))
+    close(got[1], a.max(axis))
+
+
+@pytest.mark.parametrize(("h", "w", "c", "o", "stride"), [(7, 7, 3, 4, 1), (20, 35, 5, 6, 1), (11, 12, 2, 3, 2)])
+def test_convolution(h: int, w: int, c: int, o: int, stride: int, run_group: Run) -> None:
+    a, f, bias = floats(1, c, h, w), floats(o, c, 3, 3, seed=1), floats(o, seed=2)
+    x, k, b = tensor(a), tensor(f, "k"), tensor(bias, "b")
+    oh, ow = (h - 1) // stride + 1, (w - 1) // stride + 1
+    pad = te.compute(
+        (1, c, h + 2, w + 2),
+        lambda n, c, i, j: te.if_then_else(
+            tirx.all(i >= 1, i <= h, j >= 1, j <= w), x[n, c, i - 1, j - 1], tirx.const(0.0, "float32")
+        ),
+        name="pad",
+    )
+    rc, ri, rj = te.reduce_axis((0, c), "rc"), te.reduce_axis((0, 3), "ri"), te.reduce_axis((0, 3), "rj")
+    conv = te.compute(
+        (1, o, oh, ow),
+        lambda n, m, i, j: te.sum(pad[n, rc, i * stride + ri, j * stride + rj] * k[m, rc, ri, rj], axis=[rc, ri, rj]),
+        name="conv",
+    )
+    y = te.compute((1, o, oh, ow), lambda n, m, i, j: tirx.max(conv[n, m, i, j] + b[m], 0), name="y")
+    p = np.pad(a, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(p, (3, 3), (2, 3))[:, :, ::stride, ::stride]
+    expected = np.einsum("nchwij,ocij->nohw", windows, f) + bias[:, None, None]
+    close(run_group([x, k, b], [y], [a, f, bias])[0], np.maximum(expected, 0), 1e-4)
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (5, 7, 9), (33, 65, 130), (64, 64, 8)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_matmul(m: int, k: int, n: int, transposed: bool, run_group: Run) -> None:
+    a, b = floats(m, k), floats(*((n, k) if transposed else (k, n)), seed=1)
+    x, y = tensor(a), tensor(b, "y")
+    r = te.reduce_axis((0, k), "r")
+    z = te.compute((m, n), lambda i, j: te.sum(x[i, r] * (y[j, r] if transposed else y[r, j]), axis=r), name="z")
+    close(run_group([x, y], [z], [a, b])[0], a @ (b.T if transposed else b), 1e-4)
+
+
+def test_attention_splits(run_group: Run) -> None:
+    q, k, v = (floats(2, 17, 24, seed=s) for s in range(3))
+    tq, tk, tv = (tensor(t, n) for t, n in ((q, "q"), (k, "k"), (v, "v")))
+    d, r, s, t = (te.reduce_axis((0, n), "r") for n in (24, 17, 17, 17))
+    scores = te.compute((2, 17, 17), lambda h, i, j: te.sum(tq[h, i, d] * tk[h, j, d], axis=d), name="scores")
+    top = te.compute((2, 17), lambda h, i: te.max(scores[h, i, r], axis=r), name="top")
+    e = te.compute((2, 17, 17), lambda h, i, j: te.exp(scores[h, i, j] - top[h, i]), name="e")
+    total = te.compute((2, 17), lambda h, i: te.sum(e[h, i, s], axis=s), name="total")
+    p = te.compute((2, 17, 17), lambda h, i, j: e[h, i, j] / total[h, i], name="p")
+    y = te.compute((2, 17, 24), lambda h, i, j: te.sum(p[h, i, t] * tv[h, t, j], axis=t), name="y")
+    z = np.einsum("hid,hjd->hij", q, k)
+    z = np.exp(z - z.max(-1, keepdims=True))
+    close(run_group([tq, tk, tv], [y], [q, k, v])[0], z / z.sum(-1, keepdims=True) @ v, 1e-4)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (40, 33), (128, 200)])
+def test_movement(shape: tuple[int, int], run_group: Run) -> None:
+    a, b = floats(*shape), floats(3, shape[1], seed=1)
+    x, y = tensor(a), tensor(b, "y")
+    h, w = shape
+    transposed = te.compute((w, h), lambda i, j: x[j, i], name="transposed")
+    close(run_group([x], [transposed], [a])[0], a.T)
+    joined = te.compute((h + 3, w), lambda i, j: te.if_then_else(i < h, x[i, j], y[i - h, j]), name="joined")
+    close(run_group([x, y], [joined], [a, b])[0], np.concatenate([a, b]))
+    side = te.compute((h, 2 * w), lambda i, j: te.if_then_else(j < w, x[i, j], x[i, j - w] * 2), name="side")
+    close(run_group([x], [side], [a])[0], np.concatenate([a, a * 2], 1))
+    shaped = te.compute((h * w,), lambda i: x[tirx.floordiv(i, w), tirx.floormod(i, w)] + 1, name="shaped")
+    close(run_group([x], [shaped], [a])[0], a.reshape(-1) + 1)
+    flipped = te.compute(shape, lambda i, j: x[h - 1 - i, w - 1 - j], name="flipped")
+    close(run_group([x], [flipped], [a])[0], a[::-1, ::-1])
+
+
+@pytest.mark.parametrize("kind", ["int32", "int64"])
+def test_gather(kind: str, run_group: Run) -> None:
+    a, i = floats(20, 37), np.array([3, -1, 19, 0, 7], kind)
+    x, n = tensor(a), tensor(i, "n")
+
+    def wrap(v: Any, extent: int) -> Any:
+        return tirx.Select(v < 0, v + extent, v)
+
+    rows = te.compute((5, 37), lambda p, q: x[wrap(n[p], 20), q], name="rows")
+    close(run_group([x, n], [rows], [a, i])[0], a[i])
+    columns = te.compute((20, 5), lambda p, q: x[p, wrap(n[q], 37)], name="columns")
+    close(run_group([x, n], [columns], [a, i])[0], a[:, i])
+
+
+@pytest.mark.parametrize("kernel", [2, 3])
+def test_pooling(kernel: int, run_group: Run) -> None:
+    a = floats(3, 20, 41)
+    x = tensor(a)
+    i, j = te.reduce_axis((0, kernel), "i"), te.reduce_axis((0, kernel), "j")
+    shape = (3, (20 - kernel) // 2 + 1, (41 - kernel) // 2 + 1)
+    y = te.compute(shape, lambda c, h, w: te.max(x[c, 2 * h + i, 2 * w + j], axis=[i, j]), name="y")
+    windows = np.lib.stride_tricks.sliding_window_view(a, (kernel, kernel), (1, 2))[:, ::2, ::2]
+    close(run_group([x], [y], [a])[0], windows.max((-1, -2)))
+
+
+def test_several_outputs(run_group: Run) -> None:
+    a = floats(9, 30)
+    x = tensor(a)
+    first = te.compute((9, 30), lambda i, j: x[i, j] * 2, name="first")
+    second = te.compute((9, 30), lambda i, j: first[i, j] + 1, name="second")
+    third = te.compute((9, 30), lambda i, j: te.abs(x[i, j]), name="third")
+    total = reduced(second, 1)
+    got = run_group([x], [first, second, third, total], [a])
+    for actual, expected in zip(got, (a * 2, a * 2 + 1, abs(a), (a * 2 + 1).sum(1)), strict=True):
+        close(actual, expected, 1e-4)

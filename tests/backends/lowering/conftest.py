@@ -1,0 +1,229 @@
+"""onnx's own node conformance cases, lowered, compiled to one library an operator, run and compared."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import subprocess
+import traceback
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+from tvm import te
+
+from onyxc.backends.kernels.codegen import compile_objects
+from onyxc.backends.kernels.generic import build_all, key
+from onyxc.backends.lowering.registry import lower, storage
+from onyxc.backends.program import ALIGNMENT, SLACK
+from onyxc.backends.target import Target, host
+from onyxc.compiler.ir.graph import Graph, Value
+from onyxc.compiler.ir.types import numpy_dtype
+from onyxc.compiler.loader import load
+
+Array = np.ndarray[Any, Any]
+
+# Operands that are constants in real models, but run-time inputs in the suite: operator -> input slots.
+PARAMETERS: dict[str, tuple[int, ...]] = {
+    "Reshape": (1,), "Expand": (1,), "Tile": (1,), "Slice": (1, 2, 3, 4), "Pad": (1, 3), "Resize": (1, 2, 3),
+    "Upsample": (1,), "Squeeze": (1,), "Unsqueeze": (1,), "Split": (1,), "ConstantOfShape": (0,),
+    "CenterCropPad": (1,), "Dropout": (1, 2), "Pow": (1,),
+}  # fmt: skip
+
+
+@dataclass
+class Case:
+    """One conformance case."""
+
+    name: str
+    model: onnx.ModelProto
+    data: list[tuple[list[Any], list[Any]]]
+    rtol: float
+    atol: float
+
+
+@cache
+def cases() -> dict[str, list[Case]]:
+    """The node cases by operator, expanded functions left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from onnx.backend.test.loader import load_model_tests
+
+        tests = load_model_tests(kind="node")
+    found: dict[str, list[Case]] = defaultdict(list)
+    for test in tests:
+        if "_expanded" not in test.name:
+            found[test.model.graph.node[0].op_type].append(
+                Case(test.name, test.model, test.data_sets, test.rtol, test.atol)
+            )
+    return found
+
+
+def _array(value: Any) -> Any:
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
+
+
+def promote(model: onnx.ModelProto, arrays: Sequence[Array]) -> tuple[onnx.ModelProto, list[Array]]:
+    """The model with its parameters made initializers, and the inputs that are left."""
+    wanted = set()
+    for node in model.graph.node:
+        slots = (1,) if node.op_type.startswith("Reduce") else PARAMETERS.get(node.op_type, ())
+        wanted |= {node.input[s] for s in slots if s < len(node.input)}
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    del made.graph.input[:]
+    left = []
+    for value, array in zip(model.graph.input, arrays, strict=True):
+        if value.name in wanted:
+            made.graph.initializer.append(numpy_helper.from_array(array, value.name))
+        else:
+            made.graph.input.append(value)
+            left.append(array)
+    return made, left
+
+
+@dataclass
+class Job:
+    """A case on its way: TE tensors, kernels and the arrays that go in and should come out."""
+
+    case: Case
+    error: str = ""
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+    arrays: list[Array] = field(default_factory=list)
+    expected: list[Array] = field(default_factory=list)
+    pieces: list[Any] = field(default_factory=list)
+    inner: list[Any] = field(default_factory=list)
+
+
+def express(graph: Graph, constants: bool = True) -> tuple[dict[Value, Any], dict[Value, Any]]:
+    """The TE tensor of every value, and of those that are placeholders."""
+    tensors: dict[Value, Any] = {}
+    leaves: dict[Value, Any] = {}
+
+    def tensor(value: Value | None) -> Any:
+        if value is None:
+            return None
+        if value not in tensors:
+            tensors[value] = leaves[value] = te.placeholder(value.dims, storage(value.dtype), name="x")
+        return tensors[value]
+
+    for value in graph.inputs:
+        tensor(value)
+    for node in graph:
+        made = lower(node, [tensor(v) for v in node.inputs])
+        tensors.update(zip(node.outputs, made, strict=False))
+    return tensors, leaves
+
+
+def prepare(job: Job, number: int, target: Target) -> None:
+    """From the model to kernels."""
+    inputs, outputs = job.case.data[0]
+    model, arrays = promote(job.case.model, [_array(a) for a in inputs])
+    graph = load(model, input_shapes={v.name: a.shape for v, a in zip(model.graph.input, arrays, strict=True)})
+    tensors, leaves = express(graph)
+    given = dict(zip(graph.inputs, arrays, strict=True))
+    job.inputs = list(leaves.values())
+    job.arrays = [given[v] if v in given else v.const for v in leaves]  # type: ignore[misc]
+    job.outputs = [tensors[v] for v in graph.outputs]
+    job.dtypes = [v.dtype for v in graph.outputs]
+    for tensor_, value in zip(job.outputs, graph.outputs, strict=True):
+        made, want = (tuple(int(d) for d in tensor_.shape), str(tensor_.dtype)), (value.dims, storage(value.dtype))
+        assert made == want, f"made {made}, wanted {want}"
+    job.expected = [_array(a) for a in outputs]
+    job.pieces, job.inner = build_all(f"k{number}", job.inputs, job.outputs, target)
+
+
+def aligned(shape: Sequence[int], dtype: str) -> Array:
+    """An array as kernels expect them, filled with a pattern."""
+    kind = numpy_dtype(dtype)
+    raw = np.full(prod(shape) * kind.itemsize + ALIGNMENT + SLACK, 0xA5, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + prod(shape) * kind.itemsize].view(kind).reshape(shape)
+
+
+def execute(job: Job, library: ctypes.CDLL) -> list[Array]:
+    """The outputs, by the compiled kernels."""
+    memory: dict[Any, Array] = {}
+    for tensor, array in zip(job.inputs, job.arrays, strict=True):
+        memory[key(tensor)] = aligned([int(d) for d in tensor.shape], str(tensor.dtype))
+        memory[key(tensor)][...] = np.asarray(array).view(memory[key(tensor)].dtype)
+    for tensor in (*job.inner, *job.outputs):
+        memory.setdefault(key(tensor), aligned([int(d) for d in tensor.shape], str(tensor.dtype)))
+    for piece in job.pieces:
+        pointers = [ctypes.c_void_p(memory[key(t)].ctypes.data) for t in piece.args]
+        getattr(library, piece.kernel.name)(*pointers, ctypes.c_int32(0), ctypes.c_int32(piece.kernel.tasks))
+    return [memory[key(t)].view(numpy_dtype(d)) for t, d in zip(job.outputs, job.dtypes, strict=True)]
+
+
+def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
+    """What is wrong with ``actual``; nothing if it is right."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return f"{actual.dtype}{actual.shape} instead of {expected.dtype}{expected.shape}"
+    tolerance = max(rtol, 2**-6) if expected.dtype.name == "bfloat16" else rtol
+    if expected.dtype.kind not in "fiub" or expected.dtype.itemsize < 2 and expected.dtype.kind == "f":
+        actual, expected = actual.astype(np.float32), expected.astype(np.float32)
+    if np.allclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True):
+        return ""
+    wrong = ~np.isclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True)
+    return f"{wrong.sum()} of {wrong.size} differ, first {actual[wrong][:4]} instead of {expected[wrong][:4]}"
+
+
+def guarded(job: Job, action: Callable[[], None]) -> None:
+    """Run ``action``; what it raises becomes the job's error."""
+    try:
+        action()
+    except Exception as error:
+        lines = [x for x in str(error).strip().splitlines() if x.strip()] or [""]
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        job.error = f"{type(error).__name__}: {lines[0]} | {lines[-1]} ({Path(frame.filename).name}:{frame.lineno})"[:400]
+
+
+_numbers = itertools.count()
+
+
+def run_cases(chosen: Sequence[Case], folder: Path) -> dict[str, str]:
+    """What went wrong with each case; an empty text where nothing did."""
+    target = host()
+    jobs = [Job(c) for c in chosen]
+    for number, job in enumerate(jobs):
+        guarded(job, lambda j=job, n=number: prepare(j, n, target))  # type: ignore[misc]
+    ready = [j for j in jobs if not j.error]
+    kernels = [p.kernel for j in ready for p in j.pieces]
+    stem = folder / f"cases{next(_numbers)}"
+    paths = []
+    for index, data in enumerate(compile_objects(kernels, target)):
+        paths.append(Path(f"{stem}_{index}.o"))
+        paths[-1].write_bytes(data)
+    subprocess.run(["cc", "-shared", "-Wl,-z,defs", "-o", f"{stem}.so", *paths, "-lm"], check=True)
+    library = ctypes.CDLL(f"{stem}.so")
+
+    def check(job: Job) -> None:
+        results = execute(job, library)
+        assert len(results) == len(job.expected)
+        for got, want in zip(results, job.expected, strict=True):
+            job.error = job.error or difference(got, want, job.case.rtol, job.case.atol)
+
+    for job in ready:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            guarded(job, lambda j=job: check(j))  # type: ignore[misc]
+    return {j.case.name: j.error for j in jobs}
+
+
+@pytest.fixture
+def conformance(tmp_path: Path) -> Callable[[str], dict[str, str]]:
+    """``conformance(op)``: what went wrong with each case of an operator."""
+    return lambda op: run_cases(cases()[op], tmp_path)
