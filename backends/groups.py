@@ -71,5 +71,5 @@ def recipe(name: str, body: Graph, target: Target, build_all: BuildAll) -> Recip
         roles[tensor] = Output(index)
     pieces, inner = build_all(name, list(group.arguments), outputs, target)
     for tensor in inner:
-        roles[tensor] = Temporary(tensor.dtype, tuple(int(d) for d in tensor.shape))
+        roles[tensor] = Temporary(str(tensor.dtype), tuple(int(d) for d in tensor.shape))
     return [Piece(p.kernel, tuple(roles[a] for a in p.args), p.reads) for p in pieces]

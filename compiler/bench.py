@@ -6,53 +6,70 @@ Blocks, because interleaved single calls measure cold caches; the first runs of 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from onyxc.backends import runtime
 from onyxc.compiler import engines
 from onyxc.compiler.errors import OptionError
-from onyxc.compiler.ir.graph import Array
+from onyxc.compiler.verification import input_values
 
-WARM_UP = 2
+ENGINES = ("onnxruntime", "openvino")
+WARM_UP = 2  # uncounted runs of each block
 BLOCK_SECONDS = 0.1
+RUNS = 15  # of each engine at least
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One engine: medians of all runs; ``ratio``: our median over its median."""
+
+    engine: str
+    runs: int
+    median_ms: float
+    min_ms: float
+    ratio: float
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self)
 
 
 def compare(
-    folder: Path, model: str, against: list[str], feeds: dict[str, Array], threads: int, seconds: float
-) -> list[dict[str, Any]]:
-    """A row for each engine: name, runs, median and minimum in milliseconds, our median over its."""
-    artifact = runtime.load(str(folder), threads=threads)
+    folder: Path, model: str, against: Sequence[str], feeds: engines.Feeds, threads: int = 1, seconds: float = 3
+) -> list[Timing]:
+    """The artifact and each engine of ``against`` on the same inputs.
+
+    Raises:
+        OptionError: an engine is unknown or not installed.
+    """
+    artifact = runtime.load(folder, threads=threads)
     runs: dict[str, engines.Run] = {"onyxc": artifact.run}
+    values = input_values(artifact.manifest)
     for engine in against:
         if engine == "onnxruntime":
-            runs[engine] = engines.onnxruntime(model, threads)
+            runs[engine] = engines.OnnxRuntime(model, threads, values)
         elif engine == "openvino":
-            runs[engine] = engines.openvino(model, threads, {n: a.shape for n, a in feeds.items()})
+            runs[engine] = engines.OpenVino(model, threads, {n: a.shape for n, a in feeds.items()}, values)
         else:
-            raise OptionError(f"--against {engine}: known engines are onnxruntime and openvino")
-    first = {name: min(_block(run, feeds, 2)) for name, run in runs.items()}
-    count = max(5, min(1000, int(BLOCK_SECONDS / max(first.values()))))
+            raise OptionError(f"--against {engine}: known engines are {', '.join(ENGINES)}")
+    slowest = max(min(_block(run, feeds, 2)) for run in runs.values())
+    count = max(5, min(1000, int(BLOCK_SECONDS / slowest)))
     times: dict[str, list[float]] = {name: [] for name in runs}
     deadline = time.perf_counter() + seconds
-    while time.perf_counter() < deadline or len(times["onyxc"]) < 15:
+    while time.perf_counter() < deadline or len(times["onyxc"]) < RUNS:
         for name, run in runs.items():
             times[name] += _block(run, feeds, count)
     ours = median(times["onyxc"])
     return [
-        {
-            "engine": name,
-            "runs": len(values),
-            "median_ms": median(values) * 1e3,
-            "min_ms": min(values) * 1e3,
-            "ratio": ours / median(values),
-        }
-        for name, values in times.items()
+        Timing(name, len(made), median(made) * 1e3, min(made) * 1e3, ours / median(made))
+        for name, made in times.items()
     ]
 
 
-def _block(run: engines.Run, feeds: dict[str, Array], count: int) -> list[float]:
+def _block(run: engines.Run, feeds: engines.Feeds, count: int) -> list[float]:
     made = []
     for _ in range(WARM_UP + count):
         start = time.perf_counter()

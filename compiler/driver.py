@@ -9,11 +9,14 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import onnx
 
 from onyxc.backends import runtime
+from onyxc.backends.artifact import link
+from onyxc.backends.artifact.write import check_replaceable
 from onyxc.backends.target import Target, get, host_cores
 from onyxc.compiler import worker
 from onyxc.compiler.errors import ModelError, OptionError
@@ -23,7 +26,7 @@ from onyxc.compiler.loader import load, to_model
 from onyxc.compiler.transform import Observer, Pass, PassManager, Record
 from onyxc.passes import pipelines
 
-Model = str | Path | bytes | onnx.ModelProto | Graph
+Model: TypeAlias = str | Path | bytes | onnx.ModelProto | Graph
 
 
 class Artifact:
@@ -83,13 +86,16 @@ def compile(
 ) -> Artifact:
     """Compile a model for ``target`` into the folder ``out`` (default: a temporary one that lives with the result).
 
-    ``passes`` replaces the preset of ``level``; what the backend needs is always added. ``every_tensor`` makes all inner
-    tensors outputs, which keeps them from being fused away (`onyxc verify`). ``bindings`` as in `loader.load`.
+    ``passes`` replaces the preset of ``level``; what the backend needs is always added. ``every_tensor`` makes all
+    inner tensors outputs, which keeps them from being fused away (`onyxc verify`). ``bindings`` as in `loader.load`.
 
     Raises:
         ModelError, OptionError, UnsupportedError, PassError, BuildError: as their names say; one clear message.
     """
     chosen = get(target) if isinstance(target, str) else target
+    link.find(chosen, compiler)  # what is missing is said at once
+    if out is not None:
+        check_replaceable(Path(out))
     report("loading", 0, 1)
     graph = load(model, **bindings)
     _check_bound(graph)
@@ -97,12 +103,14 @@ def compile(
         _expose(graph)
     title = name or (Path(model).stem if isinstance(model, str | Path) else graph.name)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="onyxc-")) / "artifact"
-    info = {"digest": digest(model), "options": {"level": level, "passes": [str(p) for p in passes or ()]}}
+    values = {n: np.asarray(v).tolist() for n, v in (bindings.get("input_values") or {}).items()}
+    options = {"level": level, "passes": None if passes is None else [str(p) for p in passes], "input_values": values}
+    info = {"digest": digest(model), "options": options}
 
     def work(report: worker.Report) -> list[Record]:
         from onyxc.backends import build  # TVM is imported in the child only
 
-        steps = (passes if passes is not None else pipelines.preset(level, chosen.kind, build.keep()))
+        steps = passes if passes is not None else pipelines.preset(level, chosen.kind, build.keep())
         if passes is not None:
             steps = (*steps, *pipelines.resolve(build.keep()))
         steps = (*steps, *pipelines.finish(level, chosen.kind))

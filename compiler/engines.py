@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,72 +13,118 @@ import onnx
 from onyxc.compiler.errors import ModelError, OptionError
 from onyxc.compiler.ir.graph import Array
 
-Run = Callable[[dict[str, Array]], list[Array]]
+Feeds = dict[str, Array]
+Run = Callable[[Feeds], list[Array]]
 
 
-def onnxruntime(model: str | Path | onnx.ModelProto, threads: int = 1) -> Run:
-    """onnxruntime on the CPU.
+class OnnxRuntime:
+    """A model in onnxruntime on the CPU; ``inputs`` and ``outputs`` are the names.
+
+    ``values``: inputs that are always the same (`--input-value`); the calls leave them out.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
-    import onnxruntime as ort
 
-    ort.set_default_logger_severity(3)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
-    try:
-        session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own exception classes are many
-        raise ModelError(f"onnxruntime cannot load the model: {error}") from error
-    return lambda feeds: session.run(None, feeds)
+    def __init__(
+        self, model: str | Path | onnx.ModelProto, threads: int = 1, values: Mapping[str, Any] | None = None
+    ) -> None:
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+        try:
+            self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exception classes are many
+            raise ModelError(f"onnxruntime cannot load the model: {_line(error)}") from error
+        given = self._session.get_inputs()
+        self.inputs = [i.name for i in given if i.name not in (values or {})]
+        self.outputs = [o.name for o in self._session.get_outputs()]
+        self._values = {i.name: _constant((values or {})[i.name], i) for i in given if i.name in (values or {})}
+
+    def __call__(self, feeds: Feeds) -> list[Array]:
+        """The outputs, in graph order.
+
+        Raises:
+            ModelError: onnxruntime refuses the inputs, for example because an index is out of range.
+        """
+        try:
+            found: list[Array] = self._session.run(None, {**feeds, **self._values} if self._values else feeds)
+        except Exception as error:
+            raise ModelError(f"onnxruntime cannot run the model on these inputs: {_line(error)}") from error
+        return found
 
 
-def openvino(model: str | Path, threads: int, shapes: dict[str, Sequence[int]]) -> Run:
-    """OpenVINO on the CPU, with the latency hint and fp32.
+def _constant(value: Any, wanted: Any) -> Array:
+    """``value`` as the array that onnxruntime's input takes, of its rank if that is known."""
+    names = {"float": "float32", "double": "float64"}
+    kind = wanted.type.removeprefix("tensor(").removesuffix(")")
+    array = np.asarray(value, np.dtype(names.get(kind, kind)))
+    shape = wanted.shape
+    return array.reshape(shape) if array.size == 1 and all(d == 1 for d in shape) else array
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:600]
+
+
+class OpenVino:
+    """A model in OpenVINO on the CPU, with the latency hint and fp32, for inputs of ``shapes``.
 
     Raises:
         OptionError: OpenVINO is not installed.
+        ModelError: it cannot load the model.
     """
-    if importlib.util.find_spec("openvino") is None:
-        raise OptionError("openvino is not installed: pip install openvino")
-    import openvino as ov
 
-    core = ov.Core()
-    read = core.read_model(str(model))
-    names = {port: next(n for n in port.names if n in shapes) for port in read.inputs}
-    if any(port.partial_shape.is_dynamic for port in read.inputs):
-        read.reshape({port: ov.PartialShape(list(shapes[n])) for port, n in names.items()})
-    hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-    compiled = core.compile_model(read, "CPU", {**hints, "INFERENCE_PRECISION_HINT": "f32"})
-    request = compiled.create_infer_request()
-    order = [next(n for n in port.names if n in shapes) for port in compiled.inputs]
+    def __init__(
+        self,
+        model: str | Path,
+        threads: int,
+        shapes: Mapping[str, Sequence[int]],
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
+        if importlib.util.find_spec("openvino") is None:
+            raise OptionError("openvino is not installed: pip install openvino")
+        import openvino as ov
 
-    def run(feeds: dict[str, Array]) -> list[Array]:
-        result = request.infer([feeds[n] for n in order])
-        return [result[port] for port in compiled.outputs]
+        self._values = {n: np.asarray(v) for n, v in (values or {}).items()}
+        known = {**shapes, **{n: v.shape for n, v in self._values.items()}}
+        hints = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        try:
+            core = ov.Core()
+            read = core.read_model(str(model))
+            names = {port: next(n for n in port.names if n in known) for port in read.inputs}
+            if any(port.partial_shape.is_dynamic for port in read.inputs):
+                read.reshape({port: ov.PartialShape(list(known[n])) for port, n in names.items()})
+            compiled = core.compile_model(read, "CPU", {**hints, "INFERENCE_PRECISION_HINT": "f32"})
+        except (RuntimeError, StopIteration) as error:
+            raise ModelError(f"openvino cannot load the model: {_line(error)}") from error
+        self._request = compiled.create_infer_request()
+        self._order = [next(n for n in port.names if n in known) for port in compiled.inputs]
+        self._ports = compiled.outputs
 
-    return run
+    def __call__(self, feeds: Feeds) -> list[Array]:
+        """The outputs, in graph order."""
+        result = self._request.infer([feeds[n] if n in feeds else self._values[n] for n in self._order])
+        return [result[port] for port in self._ports]
 
 
-def random_inputs(specs: Sequence[Any], seed: int = 0) -> dict[str, Array]:
-    """Seeded inputs for specs with name, dtype and shape: normal floats, 8-bit over their range, other integers 0 to 9."""
+def random_inputs(specs: Sequence[Any], seed: int = 0) -> Feeds:
+    """Seeded inputs for specs with name, dtype and shape: normal floats, bytes over their range, integers 0 to 9."""
     rng, made = np.random.default_rng(seed), {}
     for spec in specs:
-        dtype = np.dtype(spec.dtype) if spec.dtype != "bfloat16" else _bfloat16()
+        dtype = np.dtype(spec.dtype)
         if dtype.kind in "iu":
             info = np.iinfo(dtype)
             low, high = (info.min, info.max) if dtype.itemsize == 1 else (0, 9)
             made[spec.name] = rng.integers(low, high, spec.shape, dtype, endpoint=True)
         elif dtype.kind == "b":
             made[spec.name] = rng.integers(0, 2, spec.shape).astype(bool)
+        elif dtype.kind == "c":
+            parts = rng.standard_normal((2, *spec.shape))
+            made[spec.name] = (parts[0] + 1j * parts[1]).astype(dtype)
         else:
             made[spec.name] = rng.standard_normal(spec.shape).astype(dtype)
     return made
-
-
-def _bfloat16() -> Any:
-    import ml_dtypes
-
-    return np.dtype(ml_dtypes.bfloat16)

@@ -2,73 +2,100 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from onyxc.compiler import driver, engines
+from onyxc import passes
+from onyxc.backends.artifact import manifest
+from onyxc.backends.artifact.manifest import Manifest
+from onyxc.compiler import driver, worker
 from onyxc.compiler.compare import Difference, difference
-from onyxc.compiler.errors import OptionError
+from onyxc.compiler.engines import Feeds, OnnxRuntime
+from onyxc.compiler.errors import ModelError, OptionError
 from onyxc.compiler.ir.graph import Array
-from onyxc.compiler.worker import Report
+from onyxc.compiler.transform import Pass
 
-Execute = Callable[[Path, dict[str, Array]], list[Array]]
+Execute = Callable[[Path, Feeds], list[Array]]
+
+QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"}
 
 
-def outputs(model: str, folder: Path, feeds: list[dict[str, Array]], execute: Execute) -> list[Difference]:
-    """Each output of the artifact against onnxruntime, for each set of inputs."""
-    reference = engines.onnxruntime(model)
-    names = [o["name"] for o in _manifest(folder)["outputs"]]
-    quantized = _is_quantized(model)
-    found = []
-    for feed in feeds:
-        pairs = zip(names, reference(feed), execute(folder, feed), strict=True)
-        found += [difference(n, w, g, quantized) for n, w, g in pairs]
-    return found
+def outputs(model: str, folder: Path, feeds: Sequence[Feeds], execute: Execute) -> list[Difference]:
+    """Each output of the artifact against onnxruntime, for each set of inputs.
+
+    Raises:
+        OptionError: the artifact is not of this model.
+    """
+    found = manifest.read(folder)
+    reference = OnnxRuntime(model, values=input_values(found))
+    _check_names(model, folder, found, reference)
+    quantized = _is_quantized(onnx.load(model, load_external_data=False))
+    return [
+        difference(name, wanted, got, quantized)
+        for feed in feeds
+        for name, wanted, got in zip(reference.outputs, reference(feed), execute(folder, feed), strict=True)
+    ]
 
 
 def every_tensor(
-    model: str, folder: Path, work: Path, feeds: dict[str, Array], execute: Execute, report: Report
+    model: str, folder: Path, work: Path, feeds: Feeds, execute: Execute, report: worker.Report = worker.quiet
 ) -> list[Difference]:
-    """Every inner tensor: the model is compiled once more with all of them as outputs, in the model's order."""
-    manifest = _manifest(folder)
+    """Every inner tensor, in the model's order: the model is compiled once more, with all of them as outputs."""
+    found = manifest.read(folder)
+    values = input_values(found)
+    _check_names(model, folder, found, OnnxRuntime(model, values=values))
     made = driver.compile(
-        model, target=manifest["target"], out=work / "every", every_tensor=True, report=report,
-        input_shapes={i["name"]: tuple(i["shape"]) for i in manifest["inputs"]},
+        model, target=found.target, out=work / "every", every_tensor=True, report=report,
+        level=_options(found).get("level", 2), passes=_passes(found), input_values=values,
+        input_shapes={i.name: i.shape for i in found.inputs},
     )  # fmt: skip
-    names = [o["name"] for o in _manifest(made.folder)["outputs"]]
+    got = dict(zip([o.name for o in manifest.read(made.folder).outputs], execute(made.folder, feeds), strict=True))
     proto = onnx.load(model)
+    order = [name for node in proto.graph.node for name in node.output if name in got]
+    _expose(proto, order)
+    reference = OnnxRuntime(proto, values=values)
+    wanted = dict(zip(reference.outputs, reference(feeds), strict=True))
+    quantized = _is_quantized(proto)
+    return [difference(name, wanted[name], got[name], quantized) for name in order]
+
+
+def input_values(found: Manifest) -> dict[str, Any]:
+    """The inputs that were made constants when the artifact was compiled."""
+    return dict(_options(found).get("input_values", {}))
+
+
+def _options(found: Manifest) -> dict[str, Any]:
+    return dict(found.info.get("options", {}))
+
+
+def _passes(found: Manifest) -> list[Pass] | None:
+    texts = _options(found).get("passes")
+    return None if texts is None else [passes.parse(text) for text in texts]
+
+
+def _check_names(model: str, folder: Path, found: Manifest, reference: OnnxRuntime) -> None:
+    ours = [t.name for t in found.inputs], [t.name for t in found.outputs]
+    for side, mine, theirs in zip(("inputs", "outputs"), ours, (reference.inputs, reference.outputs), strict=True):
+        if mine != theirs:
+            raise OptionError(
+                f"{folder} is not compiled from {model}: its {side} are {', '.join(mine) or 'none'}, "
+                f"the model's are {', '.join(theirs) or 'none'}"
+            )
+
+
+def _expose(proto: onnx.ModelProto, names: Sequence[str]) -> None:
+    """Make inner tensors outputs; onnxruntime wants their element types, which shape inference knows."""
     known = {o.name for o in proto.graph.output}
-    produced = {o for n in proto.graph.node for o in n.output if o}
-    names_there = [n for n in names if n in produced or n in known]
-    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names_there if n not in known)
-    wanted = dict(zip([o.name for o in proto.graph.output], engines.onnxruntime(_typed(proto))(feeds), strict=True))
-    got = dict(zip(names, execute(made.folder, feeds), strict=True))
-    order = {n: i for i, n in enumerate(o for node in proto.graph.node for o in node.output)}
-    quantized = _is_quantized(model)
-    return [difference(n, wanted[n], got[n], quantized) for n in sorted(names_there, key=lambda n: order.get(n, -1))]
-
-
-def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """onnxruntime wants element types of outputs; shape inference knows them."""
-    inferred = onnx.shape_inference.infer_shapes(proto)
-    types = {v.name: v for v in [*inferred.graph.value_info, *inferred.graph.output]}
-    for value in proto.graph.output:
-        if not value.HasField("type") and value.name in types:
-            value.CopyFrom(types[value.name])
-    return proto
-
-
-def _is_quantized(model: str) -> bool:
-    proto = onnx.load(model, load_external_data=False)
-    return any(n.op_type in ("QuantizeLinear", "QLinearConv", "QLinearMatMul") for n in proto.graph.node)
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "manifest.json").read_text())  # type: ignore[no-any-return]
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{folder} is not an onyxc artifact (manifest.json: {error})") from error
+        inferred = onnx.shape_inference.infer_shapes(proto)
+    except (onnx.shape_inference.InferenceError, ValueError) as error:  # above 2 GiB
+        raise ModelError(f"the types of inner tensors cannot be inferred: {error}") from error
+    types = {v.name: v for v in inferred.graph.value_info}
+    proto.graph.output.extend(types.get(n, onnx.ValueInfoProto(name=n)) for n in names if n not in known)
+
+
+def _is_quantized(proto: onnx.ModelProto) -> bool:
+    return any(n.op_type in QUANTIZED for n in proto.graph.node)

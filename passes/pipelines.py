@@ -31,6 +31,7 @@ from onyxc.passes.layout.channels_last import ChannelsLast
 from onyxc.passes.registry import make, suggest
 
 LEVELS = range(4)
+LARGEST = 1 << 32  # bytes of a folded result: the compiler packs weights, so it needs them as constants at almost any size
 
 
 def preset(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
@@ -55,15 +56,15 @@ def preset(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> 
 def resolve(keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
     """Compute what is constant, and expand what has no lowering; needed before any backend."""
     return (
-        FoldConstants(),
+        FoldConstants(LARGEST),
         FoldShapes(),
         InlineIf(),
         ExpandFunctions.keeping(keep),
         ResolveSequences(),
-        FoldConstants(),
+        FoldConstants(LARGEST),
         Unroll(),
         ResolveSequences(),
-        FoldConstants(),
+        FoldConstants(LARGEST),
         InlineIf(),
         DeadCode(),
     )
@@ -71,12 +72,12 @@ def resolve(keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
 
 def clean() -> tuple[Pass, ...]:
     """Remove what does nothing or is done twice."""
-    return (NoOps(), FoldShapes(), FoldConstants(), CommonSubexpressions(), DeadCode())
+    return (NoOps(), FoldShapes(), FoldConstants(LARGEST), CommonSubexpressions(), DeadCode())
 
 
 def fold() -> tuple[Pass, ...]:
     """Fold arithmetic on constants into the weights."""
-    return (FoldArithmetic(), FoldPad(), FoldBatchNorm(), FoldConstants(), NoOps(), DeadCode())
+    return (FoldArithmetic(), FoldPad(), FoldBatchNorm(), FoldConstants(LARGEST), NoOps(), DeadCode())
 
 
 def from_toml(path: str | Path) -> tuple[Pass, ...]:

@@ -1,0 +1,1 @@
+"""Artifacts: memory plan, weights, C source, linking and manifest. `write.write` makes one of a program."""

@@ -60,7 +60,7 @@ def write(
     _check_choice("library", library, ("shared", "static"))
     _check_choice("weights", weights, ("embedded", "beside"))
     out = Path(os.path.realpath(out))
-    _check_replaceable(out)
+    check_replaceable(out)
     toolchain = link.find(target, compiler)
     constants = weights_.collect(program)
     prefix = identifier(program.name)
@@ -175,7 +175,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
+    """Refuse to write over what onyxc did not make.
+
+    Raises:
+        OptionError: ``out`` exists and is neither an artifact nor an empty folder.
+    """
     if out.is_dir():
         if any(out.iterdir()) and not manifest.is_artifact(out):
             raise OptionError(f"{out} is not empty and not an onyxc artifact: give another folder or empty it")

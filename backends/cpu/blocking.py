@@ -87,10 +87,10 @@ def register_tiles(target: Target) -> Iterator[tuple[int, int]]:
     """All (blocks, pixels) whose accumulators and operands fit the registers, known never to spill."""
     # one broadcast on x86; without FMA also products and copies of operands; on ARM an input vector a pixel
     spare, vector = (4, 1) if target.arch != "x86_64" else (1, 0) if "fma" in target.features else (5, 0)
-    limit = min(target.registers, 30)
     for blocks in range(1, 15):
+        limit = min(target.registers, 31 if blocks <= 2 else 30)
         for pixels in range(1, 15):
-            if blocks * pixels + blocks + vector * pixels + spare <= limit + (blocks <= 2):
+            if blocks * pixels + blocks + vector * pixels + spare <= limit:
                 yield blocks, pixels
 
 

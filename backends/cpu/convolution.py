@@ -1,4 +1,4 @@
-"""Direct convolution, channels last: any kernel, stride, dilation, padding and group; also products with constant weights.
+"""Direct convolution, channels last: any kernel, stride, dilation, padding, group; and products with constant weights.
 
 for panel of output channels, for row, for tile of pixels:      accumulators in registers
     for kernel row (clipped to the image), kernel column (only the tile's valid pixels), input channel:
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
+from math import ceil
 
 from tvm.tirx.script import builder as T
 
@@ -19,11 +20,14 @@ from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import each_panel, each_run, each_tile, valid_rows
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides, matmul_shape, planar_strides
 from onyxc.backends.cpu.tile import Tile
-from onyxc.backends.cpu.vectors import Expr, Signature, cast, dense, function, span, strided
+from onyxc.backends.cpu.vectors import Expr, Signature, cast, dense, function, prefetch, span, strided
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
+from onyxc.compiler.ir.types import itemsize
 
 __all__ = ["ConvPlan", "ConvShape", "dense_strides", "emit", "matmul_shape", "pack", "plan", "planar_strides"]
+
+_LINE = 64  # bytes
 
 
 @dataclass
@@ -50,6 +54,7 @@ class _Place:
     image: Expr
     row: Expr
     rows: tuple[Expr, Expr]
+    turn: Expr | None = None  # counts rows or tiles, where the next panel's weights are to be prefetched
 
 
 def emit(name: str, plan: ConvPlan, epilogue: Epilogue, target: Target) -> Kernel:
@@ -96,6 +101,7 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
 def _emit_flat(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
     """Tiles ``start`` to ``stop`` of the only row."""
     for run, pixel in each_tile(state.plan.tiles, start, stop):
+        place.turn = T.truncdiv(pixel, run.width) if state.plan.ahead else None
         _emit_tile(state, place, run, pixel)
 
 
@@ -108,6 +114,7 @@ def _emit_rows(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
         place.row = T.bind(number - place.image * height)
         place.rows = valid_rows(shape, place.row)
         for run, pixel in each_run(state.plan.tiles):
+            place.turn = number if state.plan.ahead and run.start == 0 else None
             _emit_tile(state, place, run, pixel)
 
 
@@ -149,4 +156,18 @@ def _emit_taps(state: _Kernel, place: _Place, tile: Tile, taps: Taps, pixel: Exp
                 value = cast(state.x[source], shape.acc_dtype)
                 return value - shape.x_zero_point if shape.x_zero_point else value
 
+            if place.turn is not None:
+                _emit_prefetch(state, place, tap + channel * width)
             tile.step(weights, taps.pixels, load)
+
+
+def _emit_prefetch(state: _Kernel, place: _Place, weight: Expr) -> None:
+    """Ask for weights that are used later: all of a step where each is used once, else one line a turn."""
+    plan = state.plan
+    line = _LINE // itemsize(plan.shape.packed_dtype)
+    lines = ceil(place.panel.width / line)
+    if plan.rows == 1:
+        for i in range(lines):
+            prefetch(state.weights, (weight + (plan.ahead + i * line),), level=1)
+    else:
+        prefetch(state.weights, (weight + plan.ahead + T.truncmod(place.turn, lines) * line,), level=2)

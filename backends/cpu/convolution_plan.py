@@ -16,6 +16,11 @@ from onyxc.backends.cpu.shapes import ConvShape, Strides, collapse
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import itemsize
 
+_COLD = 1 / 4  # share of L2 from which on weights are expected to come from memory at each inference
+_STREAM_AHEAD = 4096  # bytes, where every weight is used once
+_FROM_MEMORY = 16 << 20  # such weights do not stay in L3 (prefetching from there costs a fifth)
+_FEW_ROWS = 64  # with more, the way from memory is a small part of a panel's time
+
 
 @dataclass(frozen=True)
 class ConvPlan:
@@ -23,6 +28,7 @@ class ConvPlan:
 
     ``shape`` is collapsed (see `shapes.collapse`), ``turned`` tells that h and w changed places.
     ``flat``: tasks divide the tiles of the only row instead of the rows. ``unroll``: input channels a loop turn.
+    ``ahead``: elements between a weight that is used and the one that is prefetched meanwhile, 0 for none.
     """
 
     shape: ConvShape
@@ -32,6 +38,7 @@ class ConvPlan:
     tiles: tuple[Tiles, ...]
     flat: bool
     unroll: int
+    ahead: int
 
     @property
     def rows(self) -> int:
@@ -67,7 +74,14 @@ def plan(shape: ConvShape, target: Target, operands: tuple[Strides, ...] = ()) -
     blocks, pixels = choose_blocks(shape.group_out, width, depth, step, lanes, size, target)
     panels = split_panels(shape.group_out, lanes, blocks)
     flat = shape.is_pointwise and shape.batch == shape.out_size[0] == 1
-    return ConvPlan(shape, turned, operands, panels, row_tiles(shape, pixels), flat, _unroll(shape, target))
+    tiles = row_tiles(shape, pixels)
+    rows = sum(t.count for t in tiles) if flat else shape.batch * shape.out_size[0]
+    ahead, weights = 0, shape.out_channels * depth * size
+    if rows == 1:
+        ahead = _STREAM_AHEAD // size if width == 1 and weights > _FROM_MEMORY else 0
+    elif rows <= _FEW_ROWS and weights > target.l2 * _COLD:
+        ahead = panels[0].width * depth
+    return ConvPlan(shape, turned, operands, panels, tiles, flat, _unroll(shape, target), ahead)
 
 
 def _unroll(shape: ConvShape, target: Target) -> int:

@@ -44,7 +44,7 @@ class Epilogue:
         return [strided(pointer, operand.dtype, sizes, step) for operand, pointer, step in pairs]
 
     def write(self, y: Expr, acc: Expr, index: Sequence[Expr], valid: int, views: Sequence[Expr]) -> None:
-        """Apply to ``acc`` and store its first ``valid`` lanes at ``index`` of ``y``, contiguous in the last dimension."""
+        """Apply to ``acc`` and store its first ``valid`` lanes from ``index`` of ``y`` on, along the last dimension."""
         lanes = lanes_of(acc)
         values = [T.bind(_load(view, index, lanes)) for view in views]
         store(y, cast(self.apply(acc, values), self.y_dtype), index, valid)

@@ -12,7 +12,10 @@ from onyxc.backends.target import Target
 
 _LABEL = re.compile(r"^(\.L\w+):")
 _X86 = (re.compile(r"^v?f?n?m(add|ul)\w*p[sd]|^vpmulld|^pmulld"), re.compile(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm"))
-_ARM = (re.compile(r"^(fmla|fmul|mla|mul|vmla|vmul|vfma)\b"), re.compile(r"^(v?ldr|v?str|ldp|stp|ldur|stur|v?ld1|v?st1|vldmia|vstmia)\b.*\b[qvd]\d.*\[sp\b"))
+_ARM = (
+    re.compile(r"^(fmla|fmul|mla|mul|vmla|vmul|vfma)\b"),
+    re.compile(r"^(v?ldr|v?str|ldp|stp|ldur|stur|v?ld1|v?st1|vldmia|vstmia)\b.*\b[qvd]\d.*\[sp\b"),
+)
 
 
 @dataclass(frozen=True)

@@ -7,87 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from math import prod
-from typing import Literal
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu.blocking import Panel, Tiles, row_tiles, split_panels
+from onyxc.backends.cpu.blocking import Panel, Tiles
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import each_panel, each_run, valid_rows
-from onyxc.backends.cpu.shapes import Strides
+from onyxc.backends.cpu.pooling_plan import PoolPlan, PoolShape, plan
 from onyxc.backends.cpu.tile import Tile
 from onyxc.backends.cpu.vectors import Expr, cast, constant, fill, function, lanes_of, span, strided
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
-from onyxc.compiler.ir.types import is_float, itemsize
+from onyxc.compiler.ir.types import is_float
 
-_ACCUMULATORS = 8  # hide the latency of an addition
-
-
-@dataclass(frozen=True)
-class PoolShape:
-    """One pooling; channels are contiguous in input and output. A global one has the image as kernel.
-
-    ``acc_dtype``: what a maximum is taken, or a sum is made, in. An average reaches the epilogue as float32
-    (float64 stays). ``count_include_pad``: padding counts in the divisor (but not what a ceiling added behind it).
-    """
-
-    kind: Literal["max", "average"]
-    batch: int
-    channels: int
-    in_size: tuple[int, int]
-    out_size: tuple[int, int]
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int]
-    x_strides: Strides
-    y_strides: tuple[int, int, int]
-    x_dtype: str = "float32"
-    acc_dtype: str = "float32"
-    y_dtype: str = "float32"
-    count_include_pad: bool = False
-
-    @property
-    def work(self) -> int:
-        """Comparisons or additions."""
-        return self.batch * prod(self.out_size) * self.channels * prod(self.kernel)
-
-    def column_count(self, pixel: int) -> int:
-        """Columns of the window of output column ``pixel`` that count in an average."""
-        return _inside(self, 1, pixel, self.count_include_pad)
-
-
-def _inside(shape: PoolShape, axis: int, position: int, padded: bool) -> int:
-    start = position * shape.strides[axis] - shape.pads[axis]
-    low = -shape.pads[axis] if padded else 0
-    high = shape.in_size[axis] + (shape.pads[axis + 2] if padded else 0)
-    places = (start + k * shape.dilations[axis] for k in range(shape.kernel[axis]))
-    return sum(low <= place < high for place in places)
-
-
-@dataclass(frozen=True)
-class PoolPlan:
-    """How one pooling is computed: panels of channels, and the tiles of a row."""
-
-    shape: PoolShape
-    panels: tuple[Panel, ...]
-    tiles: tuple[Tiles, ...]
-
-    @property
-    def tasks(self) -> int:
-        """Units of work: panels of all images, times rows."""
-        return self.shape.batch * sum(p.count for p in self.panels) * self.shape.out_size[0]
-
-
-def plan(shape: PoolShape, target: Target) -> PoolPlan:
-    """Choose the blocks of ``shape``: a few pixels, and vectors of channels to make eight accumulators."""
-    lanes = target.lanes(itemsize(shape.acc_dtype))
-    tiles = row_tiles(shape, min(4, shape.out_size[1]), same_count=shape.column_count)
-    blocks = max(1, _ACCUMULATORS // max(t.width for t in tiles))
-    return PoolPlan(shape, split_panels(shape.channels, lanes, blocks), tiles)
+__all__ = ["PoolPlan", "PoolShape", "emit", "plan"]
 
 
 @dataclass

@@ -28,18 +28,26 @@ _OPERANDS = ("float32", "int32", "int8", "uint8")
 
 def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe | None:
     """The recipe by the first template that fits, or None."""
-    anchor, *rest = body.nodes
+    nodes = body.nodes
+    first = next((i for i, n in enumerate(nodes) if not n.is_op("Transpose")), 0)
+    before, (anchor, *rest) = nodes[:first], nodes[first:]
+    after = rest.pop() if rest and rest[-1].is_op("Transpose") else None
     template = _TEMPLATES.get(facts.key(anchor))
     if template is None or not all((n.domain, n.op) in registry.ELEMENTWISE for n in rest) or len(body.outputs) != 1:
         return None
-    return template(name, _Group(body, anchor, rest, constant), target)
+    if (before or after) and template is not _matmul:
+        return None
+    return template(name, _Group(body, anchor, rest, constant, before, after), target)
 
 
 class _Group:
-    """A body as anchor and epilogue."""
+    """A body as anchor and epilogue; around a matrix product, Transposes of its operands and of its result."""
 
-    def __init__(self, body: Graph, anchor: Node, rest: list[Node], constant: tuple[bool, ...]) -> None:
-        self.body, self.anchor, self.rest = body, anchor, rest
+    def __init__(
+        self, body: Graph, anchor: Node, rest: list[Node], constant: tuple[bool, ...], before: list[Node], after: Node | None
+    ) -> None:
+        self.body, self.anchor, self.rest, self.after = body, anchor, rest, after
+        self.moved = {n.output: n for n in before}
         self.constant = {v for v, c in zip(body.inputs, constant, strict=True) if c}
         self.shape = anchor.output.dims
 
@@ -54,6 +62,22 @@ class _Group:
         value = self.anchor.inputs[index]
         assert value is not None
         return value
+
+    def operand(self, index: int) -> tuple[Value, tuple[int, ...]]:
+        """An input of the anchor as it lies in memory, and its element strides as the anchor sees it."""
+        value = self.input(index)
+        node = self.moved.get(value)
+        if node is None or node.inputs[0] is None:
+            return value, _dense(value.dims)
+        source, perm = node.inputs[0], ints(node, "perm")
+        return source, tuple(_dense(source.dims)[a] for a in perm)
+
+    def result_strides(self) -> tuple[int, ...]:
+        """Element strides of the result along the anchor's output dimensions."""
+        if self.after is None:
+            return _dense(self.shape)
+        perm, stored = ints(self.after, "perm"), _dense(self.after.output.dims)
+        return tuple(stored[perm.index(axis)] for axis in range(len(perm)))
 
     def is_constant(self, value: Value) -> bool:
         """Whether the value is known at compile time."""
@@ -104,11 +128,18 @@ def _is_number(value: Value) -> bool:
     return value.const is not None and value.const.size == 1
 
 
-def _broadcast_strides(dims: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Element strides of a dense tensor of ``dims`` when it is broadcast to ``shape``."""
-    full = (1,) * (len(shape) - len(dims)) + dims
-    dense = [prod(full[i + 1 :]) for i in range(len(full))]
-    return tuple(0 if d == 1 and s != 1 else step for d, s, step in zip(full, shape, dense, strict=True))
+def _dense(dims: tuple[int, ...]) -> tuple[int, ...]:
+    """Element strides of a dense tensor."""
+    return tuple(prod(dims[i + 1 :]) for i in range(len(dims)))
+
+
+def _broadcast_strides(
+    dims: tuple[int, ...], shape: tuple[int, ...], strides: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
+    """Element strides of a tensor (default: a dense one) of ``dims`` when it is broadcast to ``shape``."""
+    missing = len(shape) - len(dims)
+    full, steps = (1,) * missing + dims, (0,) * missing + (strides or _dense(dims))
+    return tuple(0 if d == 1 and s != 1 else step for d, s, step in zip(full, shape, steps, strict=True))
 
 
 def _four(strides: tuple[int, ...]) -> tuple[int, ...]:
@@ -188,7 +219,7 @@ def _conv(name: str, group: _Group, target: Target) -> Recipe | None:
 def _matmul(name: str, group: _Group, target: Target) -> Recipe | None:
     """A product with constant weights is a pointwise convolution; any other one reads its second operand as it comes."""
     a, b = group.input(0), group.input(1)
-    if not _supported(group) or len(b.dims) != 2 or not 2 <= len(a.dims) <= 4:
+    if not _supported(group) or len(b.dims) != 2 or not 2 <= len(a.dims) <= 4 or group.moved or group.after:
         return _batched_matmul(name, group, target)
     zero = _zero_points(group)
     if zero is None:
@@ -214,10 +245,10 @@ def _batched_matmul(name: str, group: _Group, target: Target) -> Recipe | None:
     if min(len(a.dims), len(b.dims)) < 2 or "int32" in (a.dtype, b.dtype):
         return None
     (*batch, m, n), k = group.shape, a.dims[-1]
+    (a_source, a_strides), (b_source, b_strides) = group.operand(0), group.operand(1)
     shape = gemm_plan.GemmShape(
-        batch=tuple(batch), m=m, n=n, k=k, a_strides=_broadcast_strides(a.dims, (*batch, m, k)),
-        b_strides=_broadcast_strides(b.dims, (*batch, k, n)),
-        y_strides=_broadcast_strides(group.shape, group.shape)[:-1], a_dtype=a.dtype, b_dtype=b.dtype,
+        batch=tuple(batch), m=m, n=n, k=k, a_strides=_broadcast_strides(a.dims, (*batch, m, k), a_strides),
+        b_strides=_broadcast_strides(b.dims, (*batch, k, n), b_strides), y_strides=group.result_strides()[:-1], a_dtype=a.dtype, b_dtype=b.dtype,
         acc_dtype=group.anchor.output.dtype, y_dtype=group.body.outputs[0].dtype, a_zero_point=zero[0],
         b_zero_point=int(zero[1]),
     )  # fmt: skip
@@ -226,7 +257,7 @@ def _batched_matmul(name: str, group: _Group, target: Target) -> Recipe | None:
     plan = gemm_plan.plan(shape, target, tuple(strides))
     kernel = gemm.emit(name, plan, group.epilogue(operands, strides), target)
     scratch = [Temporary(plan.scratch_dtype, (plan.scratch_size,))] if plan.scratch_size else []
-    read = (group.role(a), group.role(b), *(group.role(v) for v in operands))
+    read = (group.role(a_source), group.role(b_source), *(group.role(v) for v in operands))
     return [Piece(kernel, (*read, *scratch, Output(0)), len(read))]
 
 

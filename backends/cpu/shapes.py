@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
 Strides = tuple[int, int, int, int]
 
@@ -99,11 +99,11 @@ def planar_strides(channels: int, height: int, width: int) -> Strides:
     return (channels * height * width, width, 1, height * width)
 
 
-def matmul_shape(rows: int, depth: int, columns: int, **dtypes: str) -> ConvShape:
-    """The shape of a dense [rows, depth] x [depth, columns] product with constant weights (packed [columns, depth, 1, 1])."""
+def matmul_shape(rows: int, depth: int, columns: int, **fields: Any) -> ConvShape:
+    """The shape of a dense [rows, depth] x [depth, columns] product; weights are given as [columns, depth, 1, 1]."""
     return ConvShape(
         1, depth, columns, 1, (1, rows), (1, rows), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0),
-        (rows * depth, rows * depth, depth, 1), (rows * columns, rows * columns, columns), **dtypes,
+        (rows * depth, rows * depth, depth, 1), (rows * columns, rows * columns, columns), **fields,
     )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def collapse(shape: ConvShape, operands: tuple[Strides, ...] = ()) -> tuple[Conv
 
 def _merge(shape: ConvShape, operands: tuple[Strides, ...]) -> tuple[ConvShape, tuple[Strides, ...]]:
     """Merge h into w, then n into w, of a pointwise convolution."""
-    views: list[tuple[int, ...]] = [shape.x_strides, (*shape.y_strides, 1), *operands]
+    views: list[Strides] = [shape.x_strides, (*shape.y_strides, 1), *operands]
     sizes = [shape.batch, *shape.out_size]
     for outer in (1, 0):
         if sizes[outer] == 1:

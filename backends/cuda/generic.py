@@ -10,10 +10,9 @@ import tvm_ffi
 from tvm import s_tir, te, tirx
 
 from onyxc.backends.cuda import lower, matmul, schedule
-from onyxc.backends.cuda.stages import Stage, materialised
+from onyxc.backends.cuda.stages import Stage, key, materialised
 from onyxc.backends.cuda.unit import Sum, Unit
 from onyxc.backends.kernels.generic import Piece
-from onyxc.backends.kernels.group import key
 from onyxc.backends.target import Target
 from onyxc.compiler.errors import BuildError, OnyxcError
 
@@ -35,7 +34,7 @@ def build_all(
     kernels = [s for s in stages if s not in sums]
     pieces = []
     for index, stage in enumerate(kernels):
-        label = name if len(kernels) == 1 else f"{name}_{index}"
+        label = lower.symbol(name if len(kernels) == 1 else f"{name}_{index}")
         try:
             pieces.append(_piece(label, stage, [s for s in sums.values() if s.reader is stage], memory, target))
         except OnyxcError:

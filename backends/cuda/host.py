@@ -6,7 +6,8 @@ decisions is a graph, and the decisions are C code that reads one value back fro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from onyxc.backends.artifact import memory
@@ -29,23 +30,32 @@ def cuda_body(program: Program, target: Target) -> Body:
     Raises:
         BuildError: NVRTC is missing or refuses a kernel.
     """
-    kernels = program.kernels()
-    _check_names(kernels)
     arch = dict(target.options)["arch"]
-    code = nvrtc.compile_source("\n".join(k.source for k in kernels), arch)
-    return Body(
-        _Writer(program).text(),
-        memory.plan(program).arena_bytes,
-        {CUBIN: code.image, **{name: (_FOLDER / name).read_bytes() for name in ("host.h", "host.c")}},
-    )
+    code = nvrtc.compile_source(source(program), arch)
+    files = {CUBIN: code.image, **{name: (_FOLDER / name).read_bytes() for name in ("host.h", "host.c")}}
+    return Body(_Writer(program).text(), memory.plan(program).arena_bytes, files)
 
 
-def _check_names(kernels: Iterable[Kernel]) -> None:
-    names: set[str] = set()
+def source(program: Program) -> str:
+    """The CUDA C of all kernels: what NVRTC compiles, and the emulator (`emulator.build_driver`)."""
+    return "\n".join(k.source for k in _distinct(program.kernels())[0])
+
+
+def _distinct(kernels: Sequence[Kernel]) -> tuple[list[Kernel], dict[int, int]]:
+    """Kernels that differ in more than their names; and which of them stands for each kernel, by its id."""
+    found: dict[tuple[object, ...], int] = {}
+    kept: list[Kernel] = []
+    numbers = {}
     for kernel in kernels:
-        if kernel.name in names:
-            raise BuildError(f"two kernels are called {kernel.name!r}")
-        names.add(kernel.name)
+        text = re.sub(rf"\b{kernel.name}\b", "", kernel.source)
+        key = (text, kernel.grid, kernel.block, kernel.shared_bytes)
+        if key not in found:
+            if any(k.name == kernel.name for k in kept):
+                raise BuildError(f"two kernels are called {kernel.name!r}")
+            found[key] = len(kept)
+            kept.append(kernel)
+        numbers[id(kernel)] = found[key]
+    return kept, numbers
 
 
 class _Writer:
@@ -54,8 +64,7 @@ class _Writer:
     def __init__(self, program: Program):
         self.program = program
         self.plan, self.weights = memory.plan(program), weights_.collect(program)
-        self.kernels = program.kernels()
-        self.numbers = {id(k): i for i, k in enumerate(self.kernels)}
+        self.kernels, self.numbers = _distinct(program.kernels())
         self.places: list[int] = []
         self.steps: list[str] = []
         self.segments: list[tuple[int, int]] = []

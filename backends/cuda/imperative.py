@@ -22,7 +22,8 @@ THREADS = 64
 
 
 def build(name: str, input_specs: Sequence[Spec], imp: Imperative, target: Target) -> Kernel:
-    """The kernel ``name(inputs..., outputs..., scratch...)``; the counterpart of `build_imperative`."""
+    """The kernel with arguments (inputs..., outputs..., scratch...); the counterpart of `build_imperative`."""
+    name = lower.symbol(name)
     threads = min(THREADS, max(1, imp.tasks))
     blocks = -(-imp.tasks // threads)
     try:

@@ -80,6 +80,11 @@ def launches(function: tirx.PrimFunc, target: Target) -> Iterator[Launch]:
         yield Launch(device, tuple(places[a.args[0]] for a in call.args[1 : 1 + count]), extents)
 
 
+def symbol(name: str) -> str:
+    """The kernel's C name: ``tanh`` and its like are taken."""
+    return f"k_{name}"
+
+
 def source(function: tirx.PrimFunc, name: str, target: Target) -> str:
     """The CUDA C of one device function, without TVM's prelude."""
     tvm_target = tvm.target.Target(target.tvm_options())

@@ -23,10 +23,9 @@ from typing import Any
 from tvm import s_tir, te, tirx
 from tvm.tirx import expr as nodes
 
-from onyxc.backends.cuda.stages import Stage
+from onyxc.backends.cuda.stages import Stage, key
 from onyxc.backends.cuda.unit import Sum, Unit, axes_env, unflat
 from onyxc.backends.kernels.expression import Expr, affine, free_vars, is_call, walk
-from onyxc.backends.kernels.group import key
 
 MICRO = 4  # outputs a thread, in each direction
 TILE_K = 16

@@ -23,6 +23,10 @@ typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;
 typedef unsigned long long uint64_t;
+#define CUDART_INF __longlong_as_double(0x7ff0000000000000LL)
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_NAN __longlong_as_double(0x7ff8000000000000LL)
+#define CUDART_NAN_F __int_as_float(0x7fffffff)
 """
 HALF = "#include <cuda_fp16.h>\n"
 INSTALL = 'run: pip install "onyxc[cuda]"'

@@ -25,6 +25,14 @@ HEAVY = frozenset(
 )
 
 
+Key = tuple[int, int]
+
+
+def key(tensor: te.Tensor) -> Key:
+    """Identity of a tensor, to look it up by (TVM refuses to compare tensors of rank 0)."""
+    return hash(tensor.op), int(tensor.value_index)
+
+
 @dataclass(eq=False)
 class Stage:
     """One TE operation with what its body does."""

@@ -17,11 +17,8 @@ import tvm_ffi
 from tvm import te, tirx
 from tvm.tirx import expr as nodes
 
-from onyxc.backends.cuda.stages import Stage
+from onyxc.backends.cuda.stages import Key, Stage, key
 from onyxc.backends.kernels.expression import Expr, Var, dtype_of, is_call, transform
-from onyxc.backends.kernels.group import key
-
-Key = tuple[int, int]
 
 
 @dataclass(frozen=True)

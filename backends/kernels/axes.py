@@ -21,7 +21,7 @@ from onyxc.backends.kernels.expression import (
     operands,
     walk,
 )
-from onyxc.backends.kernels.group import Nest, Scope, expressions, rewrite
+from onyxc.backends.kernels.nest import Nest, Scope, expressions, rewrite
 
 
 class Accesses:
@@ -122,12 +122,24 @@ def cuts(exprs: Sequence[Expr], var: Var, extent: int, ranges: Mapping[Var, int]
 
 def friendliness(exprs: Sequence[Expr], var: Var) -> int:
     """How many more accesses are contiguous or constant along ``var`` than are not."""
-    score = 0
     accesses = Accesses(exprs)
-    for strides in accesses.strides:
-        step = strides.get(var, 0)
-        score += 1 if step == 1 else -2 if step else 0
-    return score - 2 * (var in accesses.tangled and bool(gathers(exprs, var)))
+    score = sum(1 if strides.get(var, 0) in (0, 1) else -2 for strides in accesses.strides)
+    return score - 2 * (var in accesses.tangled and gathers(exprs, var))
+
+
+def transposed(nest: Nest) -> int | None:
+    """The axis along which an access is contiguous that strides along the last one; None without such.
+
+    Such an access touches as many cache lines as there are lanes, and the next steps of that axis use the rest
+    of those lines: it should be the innermost loop.
+    """
+    axes = nest.scope.axes
+    for strides in Accesses(expressions(nest)).strides:
+        if axes and strides.get(axes[-1], 0) not in (0, 1):
+            for at, axis in enumerate(axes[:-1]):
+                if strides.get(axis, 0) == 1:
+                    return at
+    return None
 
 
 def gathers(exprs: Sequence[Expr], var: Var) -> bool:

@@ -14,8 +14,10 @@ from tvm import te
 
 from onyxc.backends.kernels.axes import collapse
 from onyxc.backends.kernels.codegen import attributes, plain
-from onyxc.backends.kernels.group import Nest, SplitGroup, key, plan, shape_of, stages
-from onyxc.backends.kernels.loops import lower, shape
+from onyxc.backends.kernels.group import plan
+from onyxc.backends.kernels.loops import lower
+from onyxc.backends.kernels.nest import Nest, SplitGroup, key, shape_of, stages
+from onyxc.backends.kernels.schedule import schedule
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
@@ -34,10 +36,10 @@ class Piece:
 def _kernel(name: str, nest: Nest, inputs: Sequence[Any], target: Target) -> Kernel:
     attrs = attributes(name, target)
     try:
-        decided = shape(nest, target)
+        decided = schedule(nest, target)
         func = plain(lower(name, nest, list(inputs), decided, attrs), target)
     except Exception:  # whatever TVM's passes dislike about the vectors, scalar loops are right
-        decided = shape(nest, target, simple=True)
+        decided = schedule(nest, target, simple=True)
         func = plain(lower(name, nest, list(inputs), decided, attrs), target)
     return Kernel(name, decided.tasks, func, work=decided.work)
 

@@ -16,7 +16,6 @@ at once, raises `SplitGroup`: it must become a tensor in memory, by a kernel of 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -33,95 +32,19 @@ from onyxc.backends.kernels.expression import (
     guard,
     is_call,
     is_guard,
+    is_load,
     narrow,
     substitute,
     transform,
     walk,
 )
-from onyxc.backends.kernels.floats import FORMATS, NARROW, computed_dtype, decode, memory_dtype, rounded
+from onyxc.backends.kernels.floats import FORMATS, NARROW, computed_dtype, decode, rounded
+from onyxc.backends.kernels.nest import Fold, Nest, Scope, SplitGroup, Stash, flat_buffer, key, shape_of, stages
 
 HEAVY = 12  # nodes of a stage above which computing it twice costs more than a trip to memory
 REPEAT = 2.5  # how often a heavy stage may be computed instead of stored
 LARGE = 4000  # nodes of one nest: above, the expression is cut
 HOISTED = 4096  # source elements of a reduction that every call of the kernel may compute for itself
-
-
-class SplitGroup(Exception):  # noqa: N818 - a request to the caller, not a failure
-    """``stage`` (a te.Tensor) has to be materialised before the group can be one loop nest."""
-
-    def __init__(self, stage: Any, reason: str) -> None:
-        super().__init__(f"{stage.op.name}: {reason}")
-        self.stage = stage
-
-
-@dataclass(eq=False)
-class Scope:
-    """A place where values are computed at a point: the body of the nest, or the source of a fold."""
-
-    axes: list[Var]
-    extents: list[int]
-    bindings: list[tuple[Var, Expr]] = field(default_factory=list)  # in order, to be bound at the point
-    bound: list[tuple[Any, list[Expr], Var]] = field(default_factory=list)
-    points: int = 1  # how often the scope is evaluated in one run of the nest
-
-
-@dataclass(eq=False)
-class Fold:
-    """A reduction at one place: ``results = combine(init, all sources over the scope's axes)``."""
-
-    tensor: Any
-    indices: list[Expr]
-    results: list[Var]
-    scope: Scope
-    operands: list[Var]  # of the combiner: left ones, right ones
-    identity: list[Expr]
-    combined: list[Expr]  # the combiner's results in terms of ``operands``
-    sources: list[Expr] = field(default_factory=list)
-    init: list[Expr] = field(default_factory=list)
-
-
-@dataclass(eq=False)
-class Nest:
-    """One loop nest: its values at a point of ``scope``, the folds in order, and the flat buffers it touches."""
-
-    outputs: list[Any]
-    scope: Scope
-    values: list[Expr] = field(default_factory=list)
-    folds: list[Fold] = field(default_factory=list)
-    buffers: dict[Any, Any] = field(default_factory=dict)  # key of a te.Tensor -> tirx buffer
-
-
-def key(tensor: Any) -> tuple[int, int]:
-    """Identity of a TE tensor, to look it up by (TVM refuses to compare tensors of rank 0)."""
-    return hash(tensor.op), int(tensor.value_index)
-
-
-def shape_of(tensor: Any) -> tuple[int, ...]:
-    """The static shape of a TE tensor."""
-    return tuple(int(d) for d in tensor.shape)
-
-
-def flat_buffer(tensor: Any, name: str) -> Any:
-    """A one-dimensional buffer that holds ``tensor``."""
-    return tirx.decl_buffer((prod(shape_of(tensor)),), memory_dtype(str(tensor.dtype)), name=name)
-
-
-def stages(outputs: Sequence[Any], leaves: Sequence[Any] = ()) -> list[Any]:
-    """All computed tensors behind ``outputs``, producers first, stopping at ``leaves``."""
-    order: list[Any] = []
-    seen = {key(t) for t in leaves}
-
-    def visit(tensor: Any) -> None:
-        if key(tensor) in seen or not isinstance(tensor.op, te.ComputeOp):
-            return
-        seen.add(key(tensor))
-        for source in tensor.op.input_tensors:
-            visit(source)
-        order.append(tensor)
-
-    for output in outputs:
-        visit(output)
-    return order
 
 
 def weight(tensor: Any) -> int:
@@ -140,8 +63,10 @@ class Planner:
         self.analyzer = tvm.sym.Analyzer()
         self.uses: dict[tuple[int, int], int] = {}
         self.budget = LARGE
+        self.heavy: dict[tuple[int, int], int] = {}
         for stage in stages(outputs, leaves):
             body = stage.op.body
+            self.heavy[key(stage)] = weight(stage)
             for source in body[0].source if isinstance(body[0], nodes.Reduce) else body[:1]:
                 for node in walk(source):
                     if is_call(node, "te.tensor_load"):
@@ -154,7 +79,21 @@ class Planner:
         shape = shape_of(outputs[0])
         self.nest.scope, indices = self._scope(outputs[0].op.axis, shape, 1)
         self.nest.values = [self._stage(t, indices, self.nest.scope, bind=True, root=True) for t in outputs]
+        self.nest.stash = self._stash() if len(outputs) == 1 else None
         return self.nest
+
+    def _stash(self) -> Stash | None:
+        """What may wait in the output: a value of its dtype that a row's fold visits in the row's order."""
+        scope, output = self.nest.scope, self.nest.outputs[0]
+        for fold in self.nest.folds:
+            row = fold.scope.extents == scope.extents[-1:] and free_vars(*fold.indices) <= set(scope.axes[:-1])
+            for tensor, at, var in fold.scope.bound if row else ():
+                here = [substitute(i, {fold.scope.axes[0]: scope.axes[-1]}) for i in at]
+                for other, indices, loaded in scope.bound:
+                    same = other == tensor and _same(here, indices) and dtype_of(var) == str(output.dtype)
+                    if same and self.heavy.get(tensor, 0) > HEAVY:
+                        return Stash(var, loaded)
+        return None
 
     def _scope(self, axes: Sequence[Any], extents: Sequence[int], points: int) -> tuple[Scope, list[Expr]]:
         """Fresh variables for ``axes``; a unit axis is the constant 0."""
@@ -221,7 +160,7 @@ class Planner:
             if isinstance(body, nodes.Cast) and dtype_of(body) in FORMATS:
                 raise SplitGroup(tensor, "rounding to float8 happens in memory")
             size = max(1, prod(shape_of(tensor)))
-            if scope.points > REPEAT * size and weight(tensor) > HEAVY:
+            if scope.points > REPEAT * size and self.heavy[key(tensor)] > HEAVY:
                 raise SplitGroup(tensor, "would be computed again and again")
             if self.budget < 0 and self.uses.get(key(tensor), 0) > 1:
                 raise SplitGroup(tensor, "the group is too large for one nest")
@@ -277,16 +216,16 @@ class Planner:
         return results[slot]
 
 
+def is_load_in(expr: Expr) -> bool:
+    """Whether the expression reads memory."""
+    return any(is_load(n) for n in walk(expr))
+
+
 def as_float32(value: Expr) -> Expr:
     """``value`` converted to float32."""
     if dtype_of(value) == "bool":
         return nodes.Select(value, tirx.const(1.0, "float32"), tirx.const(0.0, "float32"))
     return value if dtype_of(value) == "float32" else nodes.Cast("float32", value)
-
-
-def is_load_in(expr: Expr) -> bool:
-    """Whether the expression reads memory."""
-    return any(hasattr(n, "indices") for n in walk(expr))
 
 
 def _same(left: Sequence[Expr], right: Sequence[Expr]) -> bool:
@@ -300,32 +239,3 @@ def plan(outputs: Sequence[Any], leaves: Sequence[Any]) -> Nest:
         SplitGroup: a stage must be materialised first.
     """
     return Planner(outputs, leaves).run()
-
-
-def expressions(nest: Nest) -> list[Expr]:
-    """Every expression of the nest."""
-    scopes = [nest.scope, *(f.scope for f in nest.folds)]
-    bound = [value for s in scopes for _, value in s.bindings]
-    return [*nest.values, *bound, *(e for f in nest.folds for e in (*f.sources, *f.init, *f.indices))]
-
-
-def rewrite(nest: Nest, env: dict[Var, Expr]) -> None:
-    """Substitute variables in every expression of ``nest``, in place, and simplify the indices."""
-    analyzer = tvm.sym.Analyzer()
-
-    def change(expr: Expr) -> Expr:
-        def visit(node: Expr) -> Expr | None:
-            if isinstance(node, tirx.Var):
-                return env.get(node)
-            if hasattr(node, "indices"):
-                return tirx.BufferLoad(node.source, [analyzer.simplify(change(i)) for i in node.indices])
-            return None
-
-        return transform(expr, visit)
-
-    nest.values = [change(v) for v in nest.values]
-    for scope in (nest.scope, *(f.scope for f in nest.folds)):
-        scope.bindings = [(var, change(value)) for var, value in scope.bindings]
-    for fold in nest.folds:
-        fold.sources, fold.init = [change(s) for s in fold.sources], [change(i) for i in fold.init]
-        fold.indices = [analyzer.simplify(substitute(i, env)) for i in fold.indices]

@@ -1,129 +1,40 @@
-"""From a `Nest` to loops: one TIR function, tasks outside, vectors inside.
-
-Two forms. *Vector*: the last axis is cut into blocks of lanes, and reductions that depend on it keep one
-accumulator a lane, with the reduction loops outside the vector. *Dot*: when the reduced axis is the contiguous
-one, all axes are loops, and each reduction runs lanes along its own last axis, which are combined at the end.
-"""
+"""From a `Nest` and its `Schedule` to one TIR function: tasks outside, vectors inside."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
 import tvm
 from tvm import tirx
-from tvm.ir import Call
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx import expr as nodes
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.kernels import axes as decide
+from onyxc.backends.kernels.accumulators import State
+from onyxc.backends.kernels.axes import cuts, friendliness, safe_everywhere, scope_ranges
 from onyxc.backends.kernels.expression import (
     Expr,
     Var,
-    dtype_of,
     free_vars,
     is_guard,
     is_load,
-    substitute,
     transform,
-    walk,
 )
-from onyxc.backends.kernels.floats import FORMATS, decode, encode, encode8, memory_dtype
-from onyxc.backends.kernels.group import Fold, Nest, Scope, expressions, key
-from onyxc.backends.target import Target
-
-SERIAL = 100_000  # operations below which a kernel stays one task
-CHUNK = 4096  # elements a task of a kernel that has only one axis
-SHARE = 32  # tasks wanted: enough for the threads of a large machine
-BLOCK = 4  # vectors of accumulators a block of a reduction
+from onyxc.backends.kernels.floats import FORMATS, encode, encode8, memory_dtype
+from onyxc.backends.kernels.nest import Fold, Nest, Scope, expressions, key
+from onyxc.backends.kernels.schedule import BLOCK, STRIP, Schedule, level_of
 
 
-@dataclass
-class Shape:
-    """The decisions about one nest. ``lanes`` of 1 means scalar code everywhere."""
-
-    lanes: int
-    dot: bool
-    split: int  # leading axes that the task number enumerates
-    chunk: int  # elements of the last axis a task, 0 when the tasks are whole axes
-    tasks: int
-    work: int
-
-
-def element_bytes(nest: Nest) -> int:
-    """Bytes of the widest value that the nest computes with; narrow floats compute in float32."""
-    widths = [1]
-    for expr in expressions(nest):
-        for node in walk(expr):
-            kind = dtype_of(node)
-            if kind.startswith("float") or (is_load(node) and kind != "bool"):
-                widths.append(max(1, int("".join(c for c in kind if c.isdigit())[:2]) // 8))
-    return max(widths)
-
-
-def level_of(fold: Fold, scope: Scope) -> int:
-    """Number of leading axes that must be fixed before the fold can be computed."""
-    depends = free_vars(*fold.indices)
-    return max((i + 1 for i, v in enumerate(scope.axes) if v in depends), default=0)
-
-
-def work_of(nest: Nest) -> int:
-    """Operations of the nest, about; a mathematical function counts ten."""
-
-    def cost(exprs: list[Expr]) -> int:
-        calls = sum(isinstance(n, Call) and not is_guard(n) for e in exprs for n in walk(e))
-        return max(1, sum(not isinstance(n, tirx.Var | nodes.IntImm) for e in exprs for n in walk(e)) + 9 * calls)
-
-    own = [*nest.values, *(v for _, v in nest.scope.bindings)]
-    total = cost(own) * prod(nest.scope.extents)
-    for fold in nest.folds:
-        total += cost([*fold.sources, *(v for _, v in fold.scope.bindings)]) * fold.scope.points
-    return total
-
-
-def shape(nest: Nest, target: Target, simple: bool = False) -> Shape:
-    """How to run ``nest`` on ``target``; ``simple`` is the scalar, one-task form that always works."""
-    extents, work = nest.scope.extents, work_of(nest)
-    if simple or not prod(extents):
-        return Shape(1, True, 0, 0, 1, work)
-    lanes = max(1, target.lanes(element_bytes(nest)))
-    levels = [level_of(f, nest.scope) for f in nest.folds]
-    inner = [f for f, level in zip(nest.folds, levels, strict=True) if level == len(extents)]
-    dot = not extents or _prefers_dot(nest, inner, lanes)
-    outer = extents if dot else extents[:-1]
-    limit = min([level for level in levels if level] + [len(outer)])
-    split = 0
-    while split < limit and prod(outer[:split]) < SHARE:
-        split += 1
-    tasks, chunk = prod(outer[:split]), 0
-    if work < SERIAL:
-        return Shape(lanes, dot, 0, 0, 1, work)
-    if tasks == 1 and not dot and len(extents) == 1:
-        step = lanes * BLOCK
-        chunk = max(step, min(CHUNK, -(-extents[0] // SHARE)) // step * step)
-        tasks = -(-extents[0] // chunk)
-    return Shape(lanes, dot, split, chunk, tasks, work)
-
-
-def _prefers_dot(nest: Nest, inner: list[Fold], lanes: int) -> bool:
-    """Whether the reductions read along their own last axis rather than along the nest's."""
-    last, extent = nest.scope.axes[-1], nest.scope.extents[-1]
-    along = across = 0
-    for fold in inner:
-        if len(fold.sources) > 1 or not fold.scope.axes:
-            return False
-        exprs = [*fold.sources, *(v for _, v in fold.scope.bindings)]
-        along += decide.friendliness(exprs, fold.scope.axes[-1])
-        across += decide.friendliness(exprs, last)
-    return bool(inner) and (along > across or (extent < lanes // 2 and along == across))
-
-
-def lower(name: str, nest: Nest, inputs: list[Any], plan: Shape, attrs: Mapping[str, Any]) -> Any:
+def lower(name: str, nest: Nest, inputs: list[Any], plan: Schedule, attrs: Mapping[str, Any]) -> Any:
     """The function ``name(inputs..., outputs..., begin, end)`` that runs ``nest`` as ``plan`` says."""
+    unknown = nest.buffers.keys() - {key(t) for t in inputs}
+    if unknown:
+        names = ", ".join(str(nest.buffers[k].name) for k in unknown)
+        raise ValueError(f"{name}: {names} is read but not among the inputs")
     with IRBuilder() as builder, T.prim_func():
         T.func_name(name)
         T.func_attr(dict(attrs))
@@ -144,15 +55,16 @@ def lower(name: str, nest: Nest, inputs: list[Any], plan: Shape, attrs: Mapping[
 class Writer:
     """Writes the statements of one nest with TVM's IRBuilder."""
 
-    def __init__(self, nest: Nest, plan: Shape, env: dict[Var, Expr], outputs: list[Any]) -> None:
+    def __init__(self, nest: Nest, plan: Schedule, env: dict[Var, Expr], outputs: list[Any]) -> None:
         self.nest, self.plan, self.env, self.outputs = nest, plan, env, outputs
-        self.ranges = decide.scope_ranges(nest.scope, *(f.scope for f in nest.folds))
+        self.ranges = scope_ranges(nest.scope, *(f.scope for f in nest.folds))
         self.analyzer = tvm.sym.Analyzer()
         self.levels = [level_of(f, nest.scope) for f in nest.folds]
         self.lane: Var | None = None  # axis that is a vector in the statement being written
         self.number: Expr = tirx.const(0, "int32")  # lane of that vector
         self.scratch: list[Any] = []
         self.kept = 0
+        self.strip: tuple[Var, Expr, Expr] | None = None  # axis, first, count of the loop around a vector
 
     # --- expressions
 
@@ -167,17 +79,24 @@ class Writer:
             if is_load(node):
                 index = self.analyzer.simplify(self.emit(node.indices[0]))
                 return tirx.BufferLoad(self.env.get(node.source, node.source), [index])
-            if lane is not None and is_guard(node) and lane in free_vars(node.args[0]):
-                if all(decide.safe_everywhere(b, self.ranges) for b in node.args[1:]):
-                    return nodes.Select(*(self.emit(a) for a in node.args))
+            lanes_differ = lane is not None and is_guard(node) and lane in free_vars(node.args[0])
+            if lanes_differ and all(safe_everywhere(b, self.ranges) for b in node.args[1:]):
+                return nodes.Select(*(self.emit(a) for a in node.args))
             return None
 
         return transform(expr, visit)
 
     def bind(self, scope: Scope) -> None:
         """Bind what the scope shares between its values."""
+        stash = self.nest.stash
         for var, value in scope.bindings:
+            if stash and var.same_as(stash.loaded):
+                self.env[var] = T.bind(tirx.BufferLoad(self.outputs[0], [self.offset()]))
+                continue
             self.env[var] = T.bind(self.emit(value))
+            if stash and var.same_as(stash.stored):
+                self.env[self.nest.scope.axes[-1]] = self.env[scope.axes[-1]]
+                T.buffer_store(self.outputs[0], self.env[var], [self.offset()])
 
     # --- loops
 
@@ -193,6 +112,9 @@ class Writer:
         with T.serial(begin, end) as task:
             if self.plan.chunk:
                 self.chunks(task)
+                return
+            if self.plan.inner is not None:
+                self.strips(task, self.plan.inner)
                 return
             rest: Expr = task
             for at in reversed(range(self.plan.split)):
@@ -215,6 +137,19 @@ class Writer:
                 self.span(task * chunk, chunk)
             with T.Else():
                 self.span(tirx.const(full * chunk, "int32"), rest)
+
+    def strips(self, task: Expr, inner: int) -> None:
+        """Tasks are the outer axes, the one at ``inner`` in strips that run innermost, around the vectors."""
+        extents = [*self.nest.scope.extents[:-1]]
+        whole, extents[inner] = extents[inner], -(-extents[inner] // STRIP)
+        rest = task
+        for axis, extent in reversed(list(zip(self.nest.scope.axes, extents, strict=False))):
+            self.env[axis] = tirx.floormod(rest, extent)
+            rest = tirx.floordiv(rest, extent)
+        axis = self.nest.scope.axes[inner]
+        first = T.bind(self.env[axis] * STRIP)
+        self.strip = axis, first, nodes.Min(tirx.const(STRIP, "int32"), whole - first)
+        self.spans()
 
     def nested(self, level: int) -> None:
         """The loops over the axes from ``level`` on."""
@@ -257,14 +192,15 @@ class Writer:
     def spans(self) -> None:
         """The last axis, cut where conditions change, each piece in blocks of lanes."""
         last, extent = self.nest.scope.axes[-1], self.nest.scope.extents[-1]
-        edges = decide.cuts(expressions(self.nest), last, extent, self.ranges)
-        for low, high in zip(edges, edges[1:], strict=False):
+        edges = cuts(expressions(self.nest), last, extent, self.ranges)
+        for low, high in pairwise(edges):
             self.span(tirx.const(low, "int32"), high - low)
 
     def span(self, start: Expr, length: int) -> None:
         """``length`` elements of the last axis from ``start`` on."""
         inner = any(level == len(self.nest.scope.axes) for level in self.levels)
-        for first, lanes, repeat in blocks(length, self.plan.lanes, BLOCK if inner else 1):
+        most = BLOCK if inner else 1
+        for first, lanes, repeat in blocks(length, self.plan.lanes, most, whole=inner or self.plan.light):
             with ExitStack() as stack:
                 base = start + first
                 if repeat > 1:
@@ -275,8 +211,12 @@ class Writer:
         """``lanes`` elements at once."""
         last = self.nest.scope.axes[-1]
         self.folds(len(self.nest.scope.axes), last, base, lanes)
-        with self.vector(last, base, lanes):
-            self.point()
+        with ExitStack() as stack:
+            if self.strip:
+                axis, first, count = self.strip
+                self.env[axis] = first + stack.enter_context(T.serial(0, count))
+            with self.vector(last, base, lanes):
+                self.point()
 
     @contextmanager
     def vector(self, axis: Var, base: Expr, lanes: int) -> Iterator[Expr]:
@@ -324,7 +264,7 @@ class Writer:
         exprs = [*fold.sources, *(v for _, v in fold.scope.bindings)]
         lanes = self.plan.lanes
         wide = len(fold.sources) == 1 and axes and lanes > 1 and extents[-1] >= lanes
-        if not wide or decide.friendliness(exprs, axes[-1]) < 0:
+        if not wide or friendliness(exprs, axes[-1]) < 0:
             lanes = 1
         else:
             lanes *= next(n for n in (BLOCK, 2, 1) if n == 1 or extents[-1] >= 2 * n * lanes)
@@ -351,8 +291,8 @@ class Writer:
 
     def run_along(self, state: State, exprs: list[Expr], axis: Var, extent: int, lanes: int) -> None:
         """Add the sources along ``axis``, in pieces between which conditions do not change."""
-        edges = decide.cuts(exprs, axis, extent, self.ranges) if lanes > 1 else [0, extent]
-        for low, high in zip(edges, edges[1:], strict=False):
+        edges = cuts(exprs, axis, extent, self.ranges) if lanes > 1 else [0, extent]
+        for low, high in pairwise(edges):
             for first, width, repeat in pieces(high - low, lanes):
                 with ExitStack() as stack:
                     base: Expr = tirx.const(low + first, "int32")
@@ -360,52 +300,6 @@ class Writer:
                         base = base + stack.enter_context(T.serial(0, repeat)) * width
                     with self.vector(axis, base, width) as lane:
                         state.add(lane)
-
-
-class State:
-    """The accumulators of a fold: one local buffer a result, ``lanes`` long."""
-
-    def __init__(self, writer: Writer, fold: Fold, lanes: int) -> None:
-        self.writer, self.fold, self.lanes = writer, fold, lanes
-        self.kinds = [dtype_of(s) for s in fold.sources]
-        self.buffers = [T.alloc_buffer((lanes,), memory_dtype(k), scope="local") for k in self.kinds]
-
-    def get(self, slot: int, lane: Expr) -> Expr:
-        """The current value of a result."""
-        return decode(tirx.BufferLoad(self.buffers[slot], [lane]), self.kinds[slot])
-
-    def set(self, values: list[Expr], lane: Expr) -> None:
-        """Write all results."""
-        for buffer, kind, value in zip(self.buffers, self.kinds, values, strict=True):
-            T.buffer_store(buffer, encode(value, kind), [lane])
-
-    def reset(self, lane: Expr) -> None:
-        """Start at the combiner's neutral element."""
-        self.set(self.fold.identity, lane)
-
-    def combined(self, left: list[Expr], right: list[Expr]) -> list[Expr]:
-        """The combiner applied."""
-        env = dict(zip(self.fold.operands, [*left, *right], strict=True))
-        results = [substitute(r, env) for r in self.fold.combined]
-        return results if len(results) == 1 else [T.bind(r) for r in results]
-
-    def include(self, lane: Expr, values: list[Expr]) -> None:
-        """Combine ``values`` into one lane."""
-        self.set(self.combined([self.get(i, lane) for i in range(len(values))], values), lane)
-
-    def add(self, lane: Expr) -> None:
-        """Combine the sources at the current point into one lane."""
-        self.writer.bind(self.fold.scope)
-        self.include(lane, [T.bind(self.writer.emit(s)) for s in self.fold.sources])
-
-    def combine_lanes(self) -> None:
-        """Halve the lanes until one is left."""
-        width = self.lanes
-        while width > 1:
-            width //= 2
-            with ExitStack() as stack:
-                lane = stack.enter_context(T.vectorized(0, width)) if width > 1 else tirx.const(0, "int32")
-                self.include(lane, [self.get(i, lane + width) for i in range(len(self.buffers))])
 
 
 def pieces(length: int, lanes: int) -> list[tuple[int, int, int]]:
@@ -421,10 +315,15 @@ def pieces(length: int, lanes: int) -> list[tuple[int, int, int]]:
     return made
 
 
-def blocks(length: int, lanes: int, most: int) -> list[tuple[int, int, int]]:
-    """``length`` in (start, width, repeat): blocks of ``most`` vectors, of one vector, and what is left."""
+def blocks(length: int, lanes: int, most: int, whole: bool) -> list[tuple[int, int, int]]:
+    """``length`` in (start, width, repeat): blocks of ``most`` vectors, of one vector, and what is left.
+
+    ``whole``: a length of a few vectors, odd or not, is one block.
+    """
     if lanes == 1:
         return [(0, 1, length)]
+    if whole and lanes * most < length <= lanes * BLOCK:
+        return [(0, length, 1)]
     made, start = [], 0
     for width in dict.fromkeys((lanes * most, lanes)):
         repeat = (length - start) // width

@@ -36,15 +36,17 @@ VECTOR: dict[str, Callable[..., Expr]] = {
 }
 LIMITED = ("tirx.sin", "tirx.cos", "tirx.tan")  # right up to TRIGONOMETRIC_LIMIT, libm beyond
 
-LIBM = ("exp", "exp2", "exp10", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos", "atan")
-LIBM += ("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "pow", "atan2", "hypot", "fmod")
+LIBM = (
+    *("exp", "exp2", "exp10", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos", "atan"),
+    *("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "pow", "atan2", "hypot", "fmod"),
+)
 INLINE = {  # one instruction nearly everywhere; LLVM calls libm where not
     "tirx.sqrt": "llvm.sqrt",
     "tirx.floor": "llvm.floor",
     "prim.ceil": "llvm.ceil",
     "tirx.trunc": "llvm.trunc",
-    "tirx.round": "llvm.roundeven",
-    "tirx.nearbyint": "llvm.roundeven",
+    "tirx.round": "llvm.rint",
+    "tirx.nearbyint": "llvm.rint",
     "tirx.fabs": "llvm.fabs",
 }
 

@@ -17,6 +17,7 @@ from onyxc.compiler.ir.graph import Node
 
 Expr = Any
 
+
 def cosh(x: Expr) -> Expr:
     """Half the sum of e^x and e^-x."""
     grown = tirx.exp(tirx.abs(x))

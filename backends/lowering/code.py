@@ -1,6 +1,7 @@
 """The frame of an imperative lowering: flat arrays of a node's inputs, outputs and scratch.
 
-`arguments` is the order in which a kernel takes its inputs: each value once, constants included.
+A kernel takes every input that is not left out, in order, constants included (`arguments`); then every output that
+is not left out (has a name); then the real shapes of its dynamic outputs (`dynamic`); then scratch.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Code:
 
 def arguments(node: Node) -> list[Value]:
     """The inputs that the kernel of ``node`` takes, in order."""
-    return list(dict.fromkeys(v for v in node.inputs if v is not None))
+    return [v for v in node.inputs if v is not None]
 
 
 def kernel(
@@ -68,12 +69,12 @@ def kernel(
     counts: list[Spec] = [((len(outputs[i][0]),), "int64") for i in reported]
 
     def emit(task: Expr, inputs: list[Array], results: list[Array], emitter: Emitter) -> None:
-        given = {v: a.flat for v, a in zip(arguments(node), inputs, strict=True)}
+        given = iter(inputs)
         outs: list[Array | None] = [None] * len(node.outputs)
         for number, array in zip(present, results, strict=False):
             outs[number] = array.flat
         shapes = dict(zip(reported, results[len(present) :], strict=True))
-        ins = [None if v is None else given[v] for v in node.inputs]
+        ins = [None if v is None else next(given).flat for v in node.inputs]
         write(Code(node, task, ins, outs, [a.flat for a in emitter.scratch], shapes, emitter))
 
     return Imperative([*(outputs[i] for i in present), *counts], max(1, tasks), emit, list(scratch), work)

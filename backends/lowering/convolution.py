@@ -18,7 +18,9 @@ Expr = Any
 Point = Callable[[Expr], Expr]  # the zero point of an output channel's weights
 
 
-def convolve(x: Any, w: Any, shape: Sequence[int], view: Window, groups: int, dtype: str, point: Point | None = None) -> Any:
+def convolve(
+    x: Any, w: Any, shape: Sequence[int], view: Window, groups: int, dtype: str, point: Point | None = None
+) -> Any:
     """The cross-correlation of padded ``x`` [N, C, ...] with ``w`` [O, C/groups, ...], summed in ``dtype``."""
     outputs, depth, *kernel = shape_of(w)
     channel = te.reduce_axis((0, depth), "c")
@@ -26,9 +28,7 @@ def convolve(x: Any, w: Any, shape: Sequence[int], view: Window, groups: int, dt
 
     def element(n: Expr, o: Expr, *place: Expr) -> Expr:
         first = tirx.floordiv(o, outputs // groups) * depth if groups > 1 else 0
-        where = [
-            p * s + t.var * d for p, s, t, d in zip(place, view.strides, taps, view.dilations, strict=True)
-        ]
+        where = [p * s + t.var * d for p, s, t, d in zip(place, view.strides, taps, view.dilations, strict=True)]
         value = cast(at(x, [n, first + channel.var, *where]), dtype)
         weight = cast(at(w, [o, channel.var, *(t.var for t in taps)]), dtype)
         if point is not None:
@@ -63,8 +63,8 @@ def conv(node: Node, inputs: Inputs) -> list[Any]:
 def integer_convolution(node: Node, x: Any, w: Any, zx: Any | None, zw: Any | None) -> Any:
     """(X - zx) * (W - zw) in int32; the border counts as zero, that is zx."""
     view = view_of(node, x, w)
-    centred = x if zx is None else compute(
-        shape_of(x), lambda *i: cast(at(x, i), "int32") - zero_point(zx, None), "centred"
+    centred = (
+        x if zx is None else compute(shape_of(x), lambda *i: cast(at(x, i), "int32") - zero_point(zx, None), "centred")
     )
     border = tirx.const(0, str(centred.dtype))
     around = padded(centred, [0, 0, *view.before], [0, 0, *view.after], border)

@@ -1,4 +1,4 @@
-"""Arithmetic, comparison, logic and bits, element by element, with numpy's NaN and ONNX's integer rules."""
+"""Arithmetic, element by element, with numpy's NaN and ONNX's integer rules."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from onyxc.backends.lowering.scalar import (
     like,
     maximum,
     minimum,
+    raised,
     select,
     wide,
     widened,
@@ -132,10 +133,10 @@ def _power(x: Expr, exponent: float) -> Expr | None:
         return tirx.sqrt(x)
     if exponent == -0.5:
         return like(x, 1) / tirx.sqrt(x)
-    if exponent in (1, 2, 3, 4):
-        square = x * x
-        return {1: x, 2: square, 3: square * x, 4: square * square}[int(exponent)]
-    return like(x, 1) / x if exponent == -1 else None
+    if not exponent.is_integer() or abs(exponent) > 8:
+        return None
+    whole = raised(x, abs(int(exponent)))
+    return whole if exponent >= 0 else like(x, 1) / whole
 
 
 @elementwise("Max")
@@ -211,106 +212,3 @@ def sign(node: Node, x: Expr) -> Expr:
 def reciprocal(node: Node, x: Expr) -> Expr:
     """1 / x."""
     return like(x, 1) / x
-
-
-# ---- comparison and logic
-
-
-@elementwise("Equal")
-@widened
-def equal(node: Node, a: Expr, b: Expr) -> Expr:
-    """A == b."""
-    return tirx.Not(tirx.bitwise_xor(a, b)) if element(a) == "bool" else tirx.EQ(a, b)
-
-
-@elementwise("Less")
-@widened
-def less(node: Node, a: Expr, b: Expr) -> Expr:
-    """A < b."""
-    return a < b
-
-
-@elementwise("LessOrEqual")
-@widened
-def less_or_equal(node: Node, a: Expr, b: Expr) -> Expr:
-    """A <= b."""
-    return a <= b
-
-
-@elementwise("Greater")
-@widened
-def greater(node: Node, a: Expr, b: Expr) -> Expr:
-    """A > b."""
-    return a > b
-
-
-@elementwise("GreaterOrEqual")
-@widened
-def greater_or_equal(node: Node, a: Expr, b: Expr) -> Expr:
-    """A >= b."""
-    return a >= b
-
-
-@elementwise("And")
-def logical_and(node: Node, a: Expr, b: Expr) -> Expr:
-    """Both."""
-    return tirx.And(a, b)
-
-
-@elementwise("Or")
-def logical_or(node: Node, a: Expr, b: Expr) -> Expr:
-    """Either."""
-    return tirx.Or(a, b)
-
-
-@elementwise("Xor")
-def logical_xor(node: Node, a: Expr, b: Expr) -> Expr:
-    """One of both."""
-    return tirx.bitwise_xor(a, b)
-
-
-@elementwise("Not")
-def logical_not(node: Node, x: Expr) -> Expr:
-    """Not x."""
-    return tirx.Not(x)
-
-
-# ---- bits
-
-
-@elementwise("BitwiseAnd")
-def bitwise_and(node: Node, a: Expr, b: Expr) -> Expr:
-    """A & b."""
-    return tirx.bitwise_and(a, b)
-
-
-@elementwise("BitwiseOr")
-def bitwise_or(node: Node, a: Expr, b: Expr) -> Expr:
-    """A | b."""
-    return tirx.bitwise_or(a, b)
-
-
-@elementwise("BitwiseXor")
-def bitwise_xor(node: Node, a: Expr, b: Expr) -> Expr:
-    """A ^ b."""
-    return tirx.bitwise_xor(a, b)
-
-
-@elementwise("BitwiseNot")
-def bitwise_not(node: Node, x: Expr) -> Expr:
-    """~x."""
-    return tirx.bitwise_not(x)
-
-
-@elementwise("BitShift")
-def shift(node: Node, x: Expr, count: Expr) -> Expr:
-    """X shifted; by its width or more leaves nothing but, to the right, the sign."""
-    width = int(element(x).lstrip("uint"))
-    limited = tirx.min(count, like(count, width - 1))
-    if attr(node, "direction") == "RIGHT":
-        moved = tirx.shift_right(x, limited)
-        if not is_unsigned(x):
-            return moved
-    else:
-        moved = tirx.shift_left(x, limited)
-    return select(count < like(count, width), moved, like(x, 0))

@@ -1,4 +1,4 @@
-"""Matrix products: MatMul, Gemm and their integer forms. 16-bit floats accumulate in float32, 8-bit integers in int32."""
+"""Matrix products: MatMul, Gemm and integer forms. 16-bit floats accumulate in float32, 8-bit integers in int32."""
 
 from __future__ import annotations
 

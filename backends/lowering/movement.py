@@ -54,7 +54,7 @@ def slice_(node: Node, inputs: Inputs) -> list[Any]:
     given, steps = parameter(node, 3, "axes"), parameter(node, 4, "steps")
     along = axes(given if given is not None else np.arange(len(starts)), len(shape))
     strides = steps if steps is not None else np.ones(len(starts), np.int64)
-    moves = {a: (0, 1) for a in range(len(shape))}
+    moves = dict.fromkeys(range(len(shape)), (0, 1))
     for axis, start, end, step in zip(along, starts, ends, strides, strict=True):
         first, _, stride = slice(int(start), int(end), int(step)).indices(shape[axis])
         moves[axis] = (first, stride)
@@ -189,7 +189,7 @@ def dropout(node: Node, inputs: Inputs) -> list[Any]:
     """
     training = parameter(node, 2, "training_mode")
     ratio = node.const(1)
-    dropping = ratio is None and node.input(1) is not None or ratio is None or float(ratio.reshape(())) != 0
+    dropping = (ratio is None and node.input(1) is not None) or ratio is None or float(ratio.reshape(())) != 0
     if training is not None and bool(training.reshape(())) and dropping:
         raise UnsupportedError(f"{node.label()}: training mode draws random numbers")
     x = needed(node, inputs)

@@ -61,7 +61,8 @@ def decode(code: Expr, dtype: str) -> Expr:
     sign = tirx.shift_left(tirx.shift_right(code, like(code, form.width - 1)), like(code, 31))
     size = tirx.bitwise_and(code, like(code, (1 << (form.width - 1)) - 1))
     normal = tirx.shift_left(size, like(size, 23 - form.mantissa)) + like(size, (127 - form.bias) << 23)
-    small = bits(cast(cast(size, "int32"), "float32") * like(size, 2.0 ** (1 - form.bias - form.mantissa), "float32"), "uint32")
+    step = like(size, 2.0 ** (1 - form.bias - form.mantissa), "float32")
+    small = bits(cast(cast(size, "int32"), "float32") * step, "uint32")
     value = bits(tirx.bitwise_or(select(size < like(size, 1 << form.mantissa), small, normal), sign), "float32")
     if form.infinity is not None:
         endless = select(tirx.EQ(sign, like(sign, 0)), like(value, float("inf")), like(value, float("-inf")))
@@ -114,4 +115,3 @@ def _encode_power(x: Expr, saturate: bool, rounding: str) -> Expr:
         code = select(tirx.Or(endless, tirx.And(finite, code > like(raw, 254))), like(raw, 254), code)
         finite = tirx.Or(finite, endless)
     return cast(select(finite, code, like(raw, 255)), "uint8")
-

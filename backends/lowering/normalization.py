@@ -1,4 +1,4 @@
-"""Softmax and the normalizations: means and variances in two passes, 16-bit floats in float32."""
+"""The normalizations: means and variances in two passes, 16-bit floats in float32."""
 
 from __future__ import annotations
 
@@ -8,24 +8,14 @@ from typing import Any
 
 from tvm import te, tirx
 
-from onyxc.backends.lowering.reduction import arg_reducer, fold
+from onyxc.backends.lowering.reduction import fold
 from onyxc.backends.lowering.registry import aligned, axes, lowers
 from onyxc.backends.lowering.scalar import attr, cast, like, select, wide
-from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, optional, replaced, shape_of
+from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, optional, replaced, shape_of, widen, zeroed
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.ir.graph import Node
 
 Expr = Any
-
-
-def widen(x: Any) -> Any:
-    """``x`` in the type in which it is computed."""
-    return compute(shape_of(x), lambda *i: wide(at(x, i)), "wide") if str(x.dtype) in ("float16", "bfloat16") else x
-
-
-def zeroed(index: Sequence[Expr], along: Sequence[int]) -> list[Expr]:
-    """``index`` with 0 along the reduced axes."""
-    return [tirx.const(0, "int32") if a in along else i for a, i in enumerate(index)]
 
 
 def mean_of(x: Any, along: Sequence[int], name: str = "mean") -> Any:
@@ -55,53 +45,6 @@ def inverse_deviation(variance: Any, epsilon: float) -> Any:
         return like(value, 1) / tirx.sqrt(value + like(value, epsilon))
 
     return compute(shape_of(variance), element, "inverse")
-
-
-# ---- softmax
-
-
-@lowers("Softmax", "LogSoftmax")
-def softmax(node: Node, inputs: Inputs) -> list[Any]:
-    """e^x over its sum along an axis, or the logarithm of that."""
-    x, shape = widen(needed(node, inputs)), node.output.dims
-    along = axes(attr(node, "axis", -1), len(shape))
-    peak = fold(x, along, te.max, name="peak")
-
-    def shifted(value: Expr, index: Sequence[Expr]) -> Expr:
-        return value - at(peak, zeroed(index, along))
-
-    total = fold(x, along, te.sum, lambda v, i: tirx.exp(shifted(v, i)), name="total")
-
-    def element(*index: Expr) -> Expr:
-        value, whole = shifted(at(x, index), index), at(total, zeroed(index, along))
-        result = value - tirx.log(whole) if node.op == "LogSoftmax" else tirx.exp(value) / whole
-        return cast(result, node.output.dtype)
-
-    return [compute(shape, element, node.op.lower())]
-
-
-@lowers("Hardmax")
-def hardmax(node: Node, inputs: Inputs) -> list[Any]:
-    """1 at the first largest element along an axis, 0 elsewhere."""
-    x, shape = needed(node, inputs), node.output.dims
-    (axis,) = axes(attr(node, "axis", -1), len(shape))
-    r = te.reduce_axis((0, shape[axis]), "r")
-    reducer = arg_reducer(largest=True, last=False)
-    found = te.compute(
-        (*shape[:axis], *shape[axis + 1 :]),
-        lambda *i: reducer((r.var, wide(at(x, [*i[:axis], r.var, *i[axis:]]))), axis=r),
-        name="arg",
-    )[0]
-
-    def element(*index: Expr) -> Expr:
-        hit = tirx.EQ(at(found, [*index[:axis], *index[axis + 1 :]]), index[axis])
-        one = tirx.const(1, node.output.dtype)
-        return select(hit, one, tirx.const(0, node.output.dtype))
-
-    return [compute(shape, element, "hardmax")]
-
-
-# ---- normalization over axes
 
 
 @lowers("LayerNormalization")
@@ -207,10 +150,7 @@ def batch_normalization(node: Node, inputs: Inputs) -> list[Any]:
         own = mean_of(x, along)
         spread = variance_of(x, own, along)
         channel = [tirx.const(0, "int32")] * len(shape)
-        made = [
-            _blended(node, old, _channels(new, channel))
-            for old, new in ((mean, own), (variance, spread))
-        ]
+        made = [_blended(node, old, _channels(new, channel)) for old, new in ((mean, own), (variance, spread))]
         mean, variance = _channels(own, channel), _channels(spread, channel)
 
     def element(*index: Expr) -> Expr:
@@ -218,8 +158,9 @@ def batch_normalization(node: Node, inputs: Inputs) -> list[Any]:
         spread = wide(at(variance, channel))
         factor = wide(at(scale, channel)) / tirx.sqrt(spread + like(spread, epsilon))
         value = wide(at(x, index))
-        kind = str(value.ty.dtype)
-        return cast((value - cast(wide(at(mean, channel)), kind)) * cast(factor, kind) + cast(wide(at(bias, channel)), kind), node.output.dtype)
+        parts = (wide(at(mean, channel)), factor, wide(at(bias, channel)))
+        middle, factor, offset = (cast(v, str(value.ty.dtype)) for v in parts)
+        return cast((value - middle) * factor + offset, node.output.dtype)
 
     return [compute(shape, element, "batch_normalization"), *made][: len(node.outputs)]
 

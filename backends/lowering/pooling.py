@@ -10,7 +10,7 @@ from tvm import te, tirx
 
 from onyxc.backends.lowering.reduction import arg_reducer, fold
 from onyxc.backends.lowering.registry import lowers
-from onyxc.backends.lowering.scalar import attr, cast, like, wide
+from onyxc.backends.lowering.scalar import attr, cast, like, raised, wide
 from onyxc.backends.lowering.tensors import Inputs, at, compute, guarded, inside, needed, ravel, shape_of
 from onyxc.backends.lowering.windows import window
 from onyxc.compiler.ir.graph import Node
@@ -33,12 +33,12 @@ class Pool:
         self.view = window(node, self.size, attr(node, "kernel_shape"), self.out)
         self.taps = [te.reduce_axis((0, k), f"k{i}") for i, k in enumerate(self.view.kernel)]
 
-    def places(self, place: Sequence[Expr]) -> tuple[list[Expr], list[Expr]]:
+    def places(self, place: Sequence[Expr], taps: Sequence[Expr] | None = None) -> tuple[list[Expr], list[Expr]]:
         """The input position under the taps, and what has to hold for it to exist."""
         view, where, asked = self.view, [], []
-        for axis, (p, tap) in enumerate(zip(place, self.taps, strict=True)):
+        for axis, (p, tap) in enumerate(zip(place, taps or [t.var for t in self.taps], strict=True)):
             stride, low = view.strides[axis], view.before[axis]
-            shifted = p * stride + tap.var * view.dilations[axis]
+            shifted = p * stride + tap * view.dilations[axis]
             shifted = shifted - low if low else shifted
             high = (self.out[axis] - 1) * stride + view.spans[axis] - 1 - low
             asked += inside(shifted, self.size[axis], -low, high)
@@ -69,7 +69,9 @@ class Pool:
         return whole if counted is None else counted * whole
 
 
-def _pooled(pool: Pool, shape: Sequence[int], combine: Callable[..., Expr], outside: Expr, change: Callable[[Expr], Expr]) -> Any:
+def _pooled(
+    pool: Pool, shape: Sequence[int], combine: Callable[..., Expr], outside: Expr, change: Callable[[Expr], Expr]
+) -> Any:
     return compute(shape, lambda *i: combine(pool.read(i, outside, change), axis=pool.taps), "pool")
 
 
@@ -128,7 +130,7 @@ def power_before(p: int) -> Callable[[Expr], Expr]:
 
     def change(x: Expr) -> Expr:
         x = wide(x)
-        return tirx.abs(x) if p == 1 else x * x if p == 2 else tirx.power(tirx.abs(x), like(x, p))
+        return x * x if p == 2 else raised(tirx.abs(x), p)
 
     return change
 
@@ -166,5 +168,3 @@ def global_pool(node: Node, inputs: Inputs) -> list[Any]:
         return cast(value, kind)
 
     return [compute(node.output.dims, element, "global_pool")]
-
-

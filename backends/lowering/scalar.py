@@ -100,6 +100,17 @@ def widened(rule: Callable[..., Expr]) -> Callable[..., Expr]:
     return run
 
 
+def raised(x: Expr, exponent: int) -> Expr:
+    """A small integer power, by products."""
+    result: Expr | None = None
+    while exponent:
+        if exponent & 1:
+            result = x if result is None else result * x
+        exponent >>= 1
+        x = x * x if exponent else x
+    return like(x, 1) if result is None else result
+
+
 def attr(node: Node, name: str, default: Any = None) -> Any:
     """An attribute as the plain Python value that it is."""
     return node.attrs.get(name, default)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import te, tirx
 
-from onyxc.backends.lowering.scalar import cast, like, select
+from onyxc.backends.lowering.scalar import HALF, cast, like, select, wide
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.ir.graph import Array, Node
 
@@ -148,3 +148,13 @@ def constant(array: Array, dtype: str, name: str) -> Any:
 def filled(shape: Sequence[int], value: float | int | bool, dtype: str, name: str) -> Any:
     """A tensor of one value."""
     return compute(shape, lambda *_: tirx.const(value, dtype), name)
+
+
+def widen(x: Any) -> Any:
+    """``x`` in the type in which it is computed."""
+    return compute(shape_of(x), lambda *i: wide(at(x, i)), "wide") if str(x.dtype) in HALF else x
+
+
+def zeroed(index: Sequence[Expr], along: Sequence[int]) -> list[Expr]:
+    """``index`` with 0 along the reduced axes."""
+    return [tirx.const(0, "int32") if a in along else i for a, i in enumerate(index)]

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import traceback
 
-import click
 import typer
 
 from onyxc.compiler.errors import OnyxcError
 
 DONE, USER, USAGE, OURS = 0, 1, 2, 3
+PLEASE_REPORT = "onyxc: internal error, our fault; please report it with the model"
 
 app = typer.Typer(
     name="onyxc",
@@ -18,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 
@@ -27,23 +28,22 @@ def main(arguments: list[str] | None = None) -> int:
     from onyxc.compiler.worker import InternalError
 
     try:
-        code = app(arguments, standalone_mode=False)
-        return code if isinstance(code, int) else DONE
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return USAGE
-    except click.Abort:
-        print("aborted", file=sys.stderr)
-        return USER
+        app(arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else DONE
     except OnyxcError as error:
-        print(f"onyxc: {error}", file=sys.stderr)
-        return USER
+        return _stop(USER, f"onyxc: {error}")
+    except MemoryError as error:
+        return _stop(USER, f"onyxc: the model needs more memory than there is ({error or 'out of memory'})")
+    except OSError as error:
+        return _stop(USER, f"onyxc: {error}")
     except InternalError as error:
-        print(f"{error}\nonyxc: internal error, our fault; please report it with the model", file=sys.stderr)
-        return OURS
+        return _stop(OURS, f"{error}\n{PLEASE_REPORT}")
     except Exception:
-        traceback.print_exc()
-        print("onyxc: internal error, our fault; please report it with the model", file=sys.stderr)
-        return OURS
+        return _stop(OURS, f"{traceback.format_exc()}\n{PLEASE_REPORT}")
+    return DONE
+
+
+def _stop(code: int, message: str) -> int:
+    print(message, file=sys.stderr)
+    return code

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 import onnx
 import typer
+from google.protobuf.message import EncodeError
 
 from onyxc.compiler.cli import options, report
 from onyxc.compiler.cli.app import app
@@ -26,28 +25,30 @@ def compile_(
     input_dim: options.Dims = [],  # noqa: B006 - typer copies defaults
     input_shape: options.Shapes = [],  # noqa: B006
     input_value: options.Values = [],  # noqa: B006
-    library: Annotated[str, typer.Option(help="shared or static")] = "shared",
-    weights: Annotated[str, typer.Option(help="embedded in the library, or beside it")] = "embedded",
+    library: Annotated[Literal["shared", "static"], typer.Option(help="Kind of library.")] = "shared",
+    weights: Annotated[
+        Literal["embedded", "beside"], typer.Option(help="Where the weights are: in the library or beside it.")
+    ] = "embedded",
     compiler: Annotated[str, typer.Option(help="C compiler to link with, for example aarch64-linux-gnu-gcc.")] = "",
     json: options.JsonFile = "",
 ) -> None:
     """Compile a model to native code: a folder with library, C header and manifest."""
+    from onyxc.backends.artifact import manifest
     from onyxc.compiler import driver
 
     start = time.perf_counter()
     with report.progress() as show:
         artifact = driver.compile(
-            model, out=out, target=target, level=level, passes=_pipeline(pipeline),
-            library=cast(Literal["shared", "static"], library), weights=cast(Literal["embedded", "beside"], weights),
+            model, out=out, target=target, level=level, passes=_pipeline(pipeline), library=library, weights=weights,
             compiler=compiler, report=show, **options.bindings(input_dim, input_shape, input_value),
         )  # fmt: skip
     if json:
         report.write_json(_as_json(artifact.records), json)
-    size = sum(f.stat().st_size for f in Path(out).rglob("*") if f.is_file())
-    last = artifact.records[-1].after
-    message = f"{out}: {size / 2**20:.2f} MiB for {target}, {last.nodes} operators, {time.perf_counter() - start:.1f} s"
     if json != "-":
-        report.console.print(message, highlight=False, soft_wrap=True)
+        made = manifest.read(artifact.folder)
+        size = sum((artifact.folder / f).stat().st_size for f in (made.library, made.weights) if f)
+        took = time.perf_counter() - start
+        print(f"{out}: {size / 2**20:.2f} MiB for {made.target}, {made.kernels} kernels, {took:.1f} s")
 
 
 @app.command()
@@ -61,7 +62,7 @@ def optimize(
     input_dim: options.Dims = [],  # noqa: B006
     input_shape: options.Shapes = [],  # noqa: B006
     input_value: options.Values = [],  # noqa: B006
-    check: Annotated[float, typer.Option(metavar="TOL", help="Compare results after each pass, relative to the range.")] = 0,
+    check: Annotated[float, typer.Option(metavar="TOL", help="Compare results after each pass.")] = 0,
     json: options.JsonFile = "",
 ) -> None:
     """Run passes and write an ONNX model: cleaned, folded, pruned, clustered."""
@@ -78,17 +79,18 @@ def optimize(
 
         observers.append(NumericCheck(load(model, **bindings), check))
     graph, records = driver.optimize(model, passes, observers=observers, **bindings)
-    temporary = Path(out).with_name(f".{Path(out).name}.{os.getpid()}")
-    try:
-        onnx.save(to_model(graph), temporary)
-        temporary.rename(out)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OptionError(f"cannot write {out}: {error.strerror or error}") from error
+    report.write_file(out, _serialized(to_model(graph)))
     if json:
         report.write_json(_as_json(records), json)
     if json != "-":
         show_records(records)
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    try:
+        return bytes(model.SerializeToString(deterministic=True))
+    except (EncodeError, ValueError) as error:
+        raise OptionError(f"the model is too large for one ONNX file of at most 2 GiB ({error})") from error
 
 
 def _pipeline(file: str) -> tuple[Pass, ...] | None:
@@ -105,8 +107,8 @@ def _compression(prune: float, cluster: str) -> tuple[Pass, ...]:
         made += (passes.make("magnitude-pruning", {"sparsity": prune}),)
     if cluster:
         bits = cluster.removesuffix("bit")
-        if not bits.isdigit():
-            raise OptionError(f"--cluster {cluster}: write 4bit")
+        if bits not in map(str, range(2, 9)):
+            raise OptionError(f"--cluster {cluster}: write 2bit to 8bit")
         made += (passes.make("weight-clustering", {"bits": int(bits)}),)
     return made
 
@@ -115,12 +117,18 @@ def show_records(records: list[Record]) -> None:
     """The table of passes."""
     rows = [
         (
-            r.name, f"{r.seconds:.2f}", f"{r.before.nodes} -> {r.after.nodes}", r.after.parameters, r.after.zeros,
-            f"{r.after.bytes / 1e6:.2f}", f"{r.after.flops / 1e6:.1f}", ", ".join(f"{k} {v}" for k, v in r.counts.items()),
+            options.shorten(record.name),
+            f"{record.seconds:.2f}",
+            f"{record.before.nodes} -> {record.after.nodes}",
+            record.after.parameters,
+            record.after.zeros,
+            f"{record.after.bytes / 1e6:.2f}",
+            f"{record.after.flops / 1e6:.1f}",
+            ", ".join(f"{rule} {count}" for rule, count in record.counts.items()),
         )
-        for r in records
-    ]  # fmt: skip
-    report.table("", ("pass", "s", "nodes", "parameters", "zeros", "MB", "MFLOP", "done"), rows)
+        for record in records
+    ]
+    report.table(("pass", "s", "nodes", "parameters", "zeros", "MB", "MFLOP", "done"), rows)
 
 
 def _as_json(records: list[Record]) -> list[dict[str, object]]:

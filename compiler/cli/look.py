@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json as json_
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +10,6 @@ import typer
 
 from onyxc.compiler.cli import options, report
 from onyxc.compiler.cli.app import app
-from onyxc.compiler.errors import OptionError
 
 
 @app.command()
@@ -29,10 +27,10 @@ def inspect(
     for key, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
-        elif isinstance(value, list):
-            value = "\n".join(map(str, value))
-        rows.append((key, value))
-    report.table("", ("", ""), [(k, str(v)) for k, v in rows])
+        elif isinstance(value, list | tuple):
+            value = "\n".join(options.shorten(str(v), 120) for v in value)
+        rows.append((key, str(value)))
+    report.table(("", ""), rows)
 
 
 def _model(path: str) -> dict[str, Any]:
@@ -50,21 +48,21 @@ def _model(path: str) -> dict[str, Any]:
 
 
 def _artifact(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json_.loads((path / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
-        raise OptionError(f"{path} is neither a model file nor an artifact (manifest.json: {error})") from error
+    from onyxc.backends.artifact import manifest
+
+    found = manifest.read(path)
+    facts = asdict(found)
     for side in ("inputs", "outputs"):
-        manifest[side] = [f"{t['name']}: {t['dtype']}{t['shape']}" for t in manifest[side]]
-    manifest["files"] = {f.name: f"{f.stat().st_size} bytes" for f in sorted(path.iterdir())}
-    return manifest  # type: ignore[no-any-return]
+        facts[side] = [f"{t.name}: {t.dtype}{list(t.shape)}{' at most' * t.dynamic}" for t in getattr(found, side)]
+    facts["files"] = {f.name: f"{f.stat().st_size} bytes" for f in sorted(path.iterdir()) if f.is_file()}
+    return facts
 
 
 @app.command()
 def show(
     model: options.ModelPath,
     svg: Annotated[str, typer.Option("--svg", metavar="FILE", help="Draw the graph into an SVG file.")] = "",
-    level: Annotated[int, typer.Option("-O", min=-1, max=3, help="After the passes of this level (-1: as loaded).")] = -1,
+    level: Annotated[int, typer.Option("-O", min=-1, max=3, help="After the passes of this level.")] = -1,
     names: Annotated[bool, typer.Option("--names", help="Names of the model instead of numbers.")] = False,
     input_dim: options.Dims = [],  # noqa: B006
     input_shape: options.Shapes = [],  # noqa: B006
@@ -80,7 +78,7 @@ def show(
     if svg:
         from onyxc.compiler.ir.draw import to_svg
 
-        Path(svg).write_text(to_svg(graph))
+        report.write_file(svg, to_svg(graph).encode())
     else:
         print(format_graph(graph, names=names), end="")
 
@@ -90,7 +88,7 @@ def passes(json: options.JsonFile = "") -> None:
     """List the passes with their options."""
     import onyxc.passes as all_passes
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in sorted(all_passes.available()):
         made = all_passes.get(name)
         defaults = {f.name.replace("_", "-"): _default(f) for f in fields(made)}
@@ -100,7 +98,7 @@ def passes(json: options.JsonFile = "") -> None:
         report.write_json(rows, json)
     if json != "-":
         report.table(
-            "", ("pass", "options", "what it does"),
+            ("pass", "options", "what it does"),
             [(r["name"], " ".join(f"{k}={_short(v)}" for k, v in r["options"].items()), r["does"]) for r in rows],
         )  # fmt: skip
 
@@ -110,8 +108,7 @@ def _default(field: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    return options.shorten(",".join(map(str, value)) if isinstance(value, tuple) else str(value), 40)
 
 
 @app.command()
@@ -127,5 +124,5 @@ def targets(json: options.JsonFile = "") -> None:
         report.write_json({"host": host().name, "targets": rows}, json)
     if json != "-":
         head = ("target", "vector bits", "registers", "")
-        report.table("", head, [(r["name"], r["vector"], r["registers"], r["what"]) for r in rows])
+        report.table(head, [(r["name"], r["vector"], r["registers"], r["what"]) for r in rows])
         print(f"host is {host().name}")

@@ -15,11 +15,15 @@ TargetName = Annotated[str, typer.Option("--target", help="Processor to compile 
 Level = Annotated[int, typer.Option("-O", min=0, max=3, help="Optimization level.")]
 PipelineFile = Annotated[str, typer.Option("--pipeline", metavar="FILE", help="TOML file of passes, in place of -O.")]
 Dims = Annotated[list[str], typer.Option("--input-dim", metavar="NAME=N", help="Size of a symbolic dimension.")]
-Shapes = Annotated[list[str], typer.Option("--input-shape", metavar="NAME:1,3,224,224", help="Whole shape of an input.")]
+Shapes = Annotated[list[str], typer.Option("--input-shape", metavar="NAME:1,3,8,8", help="Whole shape of an input.")]
 Values = Annotated[list[str], typer.Option("--input-value", metavar="NAME=V", help="Make an input a constant.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the run.")]
-Runner = Annotated[str, typer.Option("--runner", metavar="CMD", help='An emulator or `ssh board`: "qemu-aarch64 -cpu max".')]
-JsonFile = Annotated[str, typer.Option("--json", metavar="FILE", help="Write the result as JSON (- for standard output).")]
+Runner = Annotated[
+    str, typer.Option("--runner", metavar="CMD", help='Emulator or `ssh board`: "qemu-aarch64 -cpu max".')
+]
+JsonFile = Annotated[
+    str, typer.Option("--json", metavar="FILE", help="Write the result as JSON (-: to standard output).")
+]
 
 
 def bindings(dims: list[str], shapes: list[str], values: list[str]) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def bindings(dims: list[str], shapes: list[str], values: list[str]) -> dict[str,
 
 def _dim(text: str) -> tuple[str, int]:
     name, equals, size = text.rpartition("=")
-    if not equals or not size.strip().isdigit():
+    if not equals or not size.strip().isdecimal():
         raise OptionError(f"--input-dim {text}: write NAME=N, for example batch=1")
     return name, int(size)
 
@@ -41,7 +45,7 @@ def _dim(text: str) -> tuple[str, int]:
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, colon, numbers = text.rpartition(":")
     parts = [n.strip() for n in numbers.split(",")] if numbers.strip() else []
-    if not colon or not all(n.isdigit() for n in parts):
+    if not colon or not all(n.isdecimal() for n in parts):
         raise OptionError(f"--input-shape {text}: write NAME:1,3,224,224 (NAME: alone for a scalar)")
     return name, tuple(map(int, parts))
 
@@ -54,3 +58,8 @@ def _value(text: str) -> tuple[str, Any]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError) as error:
         raise OptionError(f"--input-value {text}: {value!r} is neither a number nor a list of numbers") from error
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """``text``, cut for a table."""
+    return text if len(text) <= limit else text[: limit - 3] + "..."

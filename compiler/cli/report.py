@@ -1,8 +1,9 @@
-"""What commands print: tables, progress, JSON."""
+"""What commands print and write: tables, progress, JSON, files."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,10 +13,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from onyxc.compiler.errors import OptionError
 from onyxc.compiler.worker import Report, quiet
 
-console = Console()
+WIDTH = 160  # of tables that go to a file or a pipe
 
 
 @contextmanager
@@ -35,15 +38,16 @@ def progress() -> Iterator[Report]:
         yield report
 
 
-def table(title: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; the first column is text, numbers are right-aligned."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print a table; columns of numbers are right-aligned."""
+    made = Table(box=None, pad_edge=False, show_header=any(head))
     for index, name in enumerate(head):
         numeric = bool(rows) and all(isinstance(r[index], int | float) for r in rows)
         made.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*map(_cell, row))
-    (console if console.is_terminal else Console(width=160)).print(made)
+        made.add_row(*(Text(_cell(value)) for value in row))  # Text: names may look like rich's markup
+    console = Console()
+    (console if console.is_terminal else Console(width=WIDTH)).print(made)
 
 
 def _cell(value: Any) -> str:
@@ -58,4 +62,23 @@ def write_json(data: Any, file: str) -> None:
     if file == "-":
         sys.stdout.write(text)
     else:
-        Path(file).write_text(text)
+        write_file(file, text.encode())
+
+
+def write_file(file: str, data: bytes) -> None:
+    """Write a whole file or nothing.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    path = Path(os.path.realpath(file))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        if path.exists() and not path.is_file():  # a device, a pipe, or a folder, which is an error
+            path.write_bytes(data)
+            return
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OptionError(f"cannot write {file}: {error.strerror or error}") from error

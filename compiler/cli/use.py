@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json as json_
 import tempfile
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 
 from onyxc.compiler.cli import options, report
 from onyxc.compiler.cli.app import USER, app
+from onyxc.compiler.engines import Feeds, random_inputs
 from onyxc.compiler.errors import InputError, OptionError
 from onyxc.compiler.ir.graph import Array
 
@@ -27,15 +31,14 @@ def run(
     runner: options.Runner = "",
 ) -> None:
     """Run an artifact on arrays from files and print (or write) its outputs."""
-    inputs, outputs = _specs(folder)
-    feeds = _feeds(folder, input)
-    results = _run(folder, feeds, threads, runner)
-    names = [spec.name for spec in outputs]
+    from onyxc.backends.artifact import manifest
+
+    names = [t.name for t in manifest.read(Path(folder)).outputs]
+    results = _run(folder, _feeds(folder, input), threads, runner)
     if out:
-        arrays: dict[str, Any] = dict(zip(names, results, strict=True))
-        np.savez(out, **arrays)
+        report.write_file(out, _npz(names, results))
     rows = [(n, f"{r.dtype}{list(r.shape)}", _summary(r)) for n, r in zip(names, results, strict=True)]
-    report.table("", ("output", "type", "values"), rows)
+    report.table(("output", "type", "values"), rows)
 
 
 @app.command()
@@ -49,13 +52,16 @@ def verify(
     runner: options.Runner = "",
     json: options.JsonFile = "",
 ) -> None:
-    """Compare an artifact with onnxruntime, output by output (or tensor by tensor)."""
+    """Compare an artifact with onnxruntime, output by output (or tensor by tensor). Exit code 1: they differ."""
     from onyxc.compiler import verification
 
-    with tempfile.TemporaryDirectory(prefix="onyxc-verify-") as temporary, report.progress() as show:
-        execute = lambda where, feeds: _run(where, feeds, threads, runner)  # noqa: E731
+    def execute(where: Path, feeds: Feeds) -> list[Array]:
+        return _run(where, feeds, threads, runner)
+
+    with tempfile.TemporaryDirectory(prefix="onyxc-verify-") as work, report.progress() as show:
         if every_tensor:
-            found = verification.every_tensor(model, Path(folder), Path(temporary), _feeds(folder, input), execute, show)
+            feed = _feeds(folder, input)
+            found = verification.every_tensor(model, Path(folder), Path(work), feed, execute, show)
         else:
             feeds = [_feeds(folder, input, seed) for seed in range(1 if input else seeds)]
             found = verification.outputs(model, Path(folder), feeds, execute)
@@ -63,9 +69,10 @@ def verify(
         report.write_json([d.as_dict() for d in found], json)
     bad = [d for d in found if not d.ok]
     if json != "-":
-        rows = [(d.name, d.absolute, d.relative, d.cosine, f"{d.share_equal:.4%}", "ok" if d.ok else "DIFFERS") for d in found]
-        report.table("", ("tensor", "max abs", "max rel", "cosine", "equal", ""), rows)
-        first = f"; the first is {bad[0].name!r}" if bad else ""
+        verdict = {True: "ok", False: "DIFFERS"}
+        rows = [(d.name, d.absolute, d.relative, d.cosine, f"{d.share_equal:.4%}", verdict[d.ok]) for d in found]
+        report.table(("tensor", "max abs", "max rel", "cosine", "equal", ""), rows)
+        first = f"; the first that differs is {bad[0].name!r}" if bad else ""
         print(f"{len(found) - len(bad)} of {len(found)} tensors agree with onnxruntime{first}")
     raise typer.Exit(USER if bad else 0)
 
@@ -76,7 +83,7 @@ def bench(
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="The model, for the other engines.")] = "",
     against: Annotated[str, typer.Option(metavar="ENGINES", help="onnxruntime,openvino")] = "",
     threads: options.Threads = 1,
-    seconds: Annotated[float, typer.Option(help="Measuring time.")] = 3,
+    seconds: Annotated[float, typer.Option(min=0, help="Measuring time.")] = 3,
     input: Inputs = [],  # noqa: B006
     json: options.JsonFile = "",
 ) -> None:
@@ -85,50 +92,61 @@ def bench(
 
     engines = [e for e in against.split(",") if e]
     if engines and not model:
-        raise OptionError("--against needs --model MODEL: the other engines run the model file")
+        raise typer.BadParameter("needs --model MODEL: the other engines run the model file", param_hint="--against")
     results = bench_.compare(Path(folder), model, engines, _feeds(folder, input), threads, seconds)
     if json:
-        report.write_json(results, json)
+        report.write_json([r.as_dict() for r in results], json)
     if json != "-":
-        rows = [(r["engine"], r["median_ms"], r["min_ms"], r["runs"], r["ratio"]) for r in results]
-        report.table("", ("engine", "median ms", "min ms", "runs", "onyxc / engine"), rows)
+        rows = [(r.engine, r.median_ms, r.min_ms, r.runs, r.ratio) for r in results]
+        report.table(("engine", "median ms", "min ms", "runs", "onyxc / engine"), rows)
 
 
-def _specs(folder: str) -> tuple[Any, Any]:
+def _feeds(folder: str, given: Sequence[str], seed: int = 0) -> Feeds:
+    """The artifact's inputs: what was given by files, and seeded noise for the others."""
     from onyxc.backends.artifact import manifest
     from onyxc.backends.runtime.specs import specs
 
-    found = manifest.read(Path(folder))
-    return specs(found.inputs), specs(found.outputs)
-
-
-def _feeds(folder: str, given: list[str], seed: int = 0) -> dict[str, Array]:
-    from onyxc.compiler.engines import random_inputs
-
-    inputs, _ = _specs(folder)
-    feeds = random_inputs(inputs, seed)
+    feeds = random_inputs(specs(manifest.read(Path(folder)).inputs), seed)
     for text in given:
         name, equals, file = text.rpartition("=")
         if not equals:
             raise OptionError(f"--input {text}: write NAME=FILE.npy")
         if name not in feeds:
-            raise InputError(f"--input {name}: the model has no such input; there are {', '.join(feeds)}")
+            raise InputError(f"--input {name}: the model has no such input; there are {', '.join(feeds) or 'none'}")
         try:
-            feeds[name] = np.load(file, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            found = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise OptionError(f"--input {name}: cannot read {file} as a .npy file ({error})") from error
+        if not isinstance(found, np.ndarray):
+            raise OptionError(f"--input {name}: {file} holds several arrays; give a .npy file")
+        feeds[name] = found
     return feeds
 
 
-def _run(folder: str | Path, feeds: dict[str, Array], threads: int, runner: str) -> list[Array]:
+def _run(folder: str | Path, feeds: Feeds, threads: int, runner: str) -> list[Array]:
     from onyxc.backends import runtime
 
     if runner:
-        return runtime.run_with(str(folder), feeds, runner)
-    return runtime.load(str(folder), threads=threads).run(feeds)
+        return runtime.run_with(folder, feeds, runner, threads=threads)
+    return runtime.load(folder, threads=threads).run(feeds)
+
+
+def _npz(names: Sequence[str], arrays: Sequence[Array]) -> bytes:
+    """An .npz file (np.savez takes names as keywords, and some are its own)."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, array in zip(names, arrays, strict=True):
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return made.getvalue()
 
 
 def _summary(array: Array) -> str:
-    if array.size <= 8 or array.dtype.kind not in "fiu":
+    if array.dtype.kind == "c":
+        return str(array.ravel()[:8])
+    if array.size <= 8 or array.dtype.kind == "b":
         return json_.dumps(array.ravel()[:8].astype(float).round(5).tolist())
-    return f"min {array.min():.5g}  max {array.max():.5g}  mean {array.mean(dtype=np.float64):.5g}  argmax {int(array.argmax())}"
+    numbers = array.astype(np.float64)
+    return (
+        f"min {numbers.min():.5g}  max {numbers.max():.5g}  mean {numbers.mean():.5g}  argmax {int(numbers.argmax())}"
+    )

@@ -73,7 +73,8 @@ def main() -> None:
         dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}}, opset_version=17, do_constant_folding=False,
         training=torch.onnx.TrainingMode.PRESERVE,
     )  # fmt: skip
-    np.savez_compressed(HERE / "digits.npz", x=(test_x.numpy() * 16).astype(np.uint8), y=test_y.numpy().astype(np.uint8))
+    pixels = (test_x.numpy() * 16).astype(np.uint8)
+    np.savez_compressed(HERE / "digits.npz", x=pixels, y=test_y.numpy().astype(np.uint8))
 
 
 if __name__ == "__main__":

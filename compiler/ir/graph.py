@@ -451,7 +451,14 @@ def _clone_into(source: Graph, target: Graph, mapped: dict[Value, Value], *, nam
 
 
 def inline(graph: Graph, arguments: Sequence[Value], target: Graph, before: Node | None) -> list[Value]:
-    """Copy the nodes of ``graph`` into ``target`` in front of ``before``; returns the images of its outputs."""
+    """Copy the nodes of ``graph`` into ``target`` in front of ``before``; returns the images of its outputs.
+
+    Constants are shared. Those of another model get fresh names, for that model is used up.
+    """
+    if graph.root() is not target.root():
+        graphs = [graph, *(g for n in graph.walk() for g in n.subgraphs())]
+        for value in dict.fromkeys(v for g in graphs for v in g.constants()):
+            value.name = target.fresh_name(value.name)
     mapped: dict[Value, Value] = dict(zip(graph.inputs, arguments, strict=True))
 
     def image(value: Value | None) -> Value | None:

@@ -44,13 +44,11 @@ def output_types(node: Node, opset: int) -> tuple[Type, ...]:
         answer = shape_inference.infer_node_outputs(found, made, types, data, opset_imports=imports, ir_version=10)
     except Exception as error:  # onnx raises several kinds; all mean that the node does not fit
         raise ModelError(f"{node.label()}: {' '.join(str(error).split())}") from error
-    return tuple(_type(answer.get(v.name)) for v in node.outputs)
+    return tuple(_type(answer.get(v.name), v.type) for v in node.outputs)
 
 
-def _type(answer: Any) -> Type:
-    if answer is None or answer.WhichOneof("value") is None:
-        return TensorType("float32", None)
-    return proto.type_from_proto(answer)
+def _type(answer: Any, known: Type) -> Type:
+    return known if answer is None or answer.WhichOneof("value") is None else proto.type_from_proto(answer)
 
 
 def add(
@@ -101,7 +99,7 @@ def merge(old: Type, new: Type) -> Type:
     if not isinstance(old, TensorType) or not isinstance(new, TensorType):
         return new
     if new.shape is None:
-        return old
+        return TensorType(new.dtype, old.shape)
     if old.shape is None or len(old.shape) != len(new.shape):
         return new
     shape = tuple(

@@ -16,9 +16,9 @@ stay ConvInteger and MatMulInteger, whose int32 results are exact; an int32 bias
     table: 256 entries; a negative x counts from the end (the byte of x is the index)
 
 Everything is rounded to float32 after each operation, from left to right, save inside fma(a, b, c) = a * b + c, which
-is rounded once; rint rounds half to even; clip is to the attributes [low, high], which lie within the output's ``dtype``.
-Inputs broadcast as in Add: the scale of Requantize is f32(f32(sx * sw) / sy) of shape [], or [C, 1, 1] for C channels.
-Scales and zero points of single tensors are attributes.
+is rounded once; rint rounds half to even; clip is to the attributes [low, high], which lie within the output's
+``dtype``. Inputs broadcast as in Add: the scale of Requantize is f32(f32(sx * sw) / sy) of shape [], or [C, 1, 1] for
+C channels. Scales and zero points of single tensors are attributes.
 
 These are the formulas of onnxruntime's integer kernels on x86 (mlas: MlasRequantizeOutput, qladd_avx2.cpp, qlmul.cpp;
 contrib_ops: qlinear_pool.cc). QAdd, QMul and QAveragePool add the zero point before they round, which differs from the

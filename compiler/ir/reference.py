@@ -126,6 +126,17 @@ def _average_pool(node: Node, x: Array) -> Array:
     return finish(node, total / n / sy + F32(zy))
 
 
+@reference("MaxPool")
+def _max_pool(node: Node, x: Array) -> Array:
+    """The first output only; onnx.reference pads integers with NaN."""
+    if len(node.outputs) > 1:
+        raise NotImplementedError("MaxPool with indices")
+    kernel, strides, dilations, pads = window(node, x.shape[2:])
+    least = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+    taps = [_taps(x, o, kernel, strides, dilations, pads, least) for o in np.ndindex(*kernel)]
+    return np.asarray(np.maximum.reduce(taps))
+
+
 # ---- integer products
 
 
@@ -178,6 +189,14 @@ def window(node: Node, sizes: tuple[int, ...], kernel: tuple[int, ...] | None = 
         need = [max((-(-n // s) - 1) * s + k - n, 0) for n, s, k in zip(sizes, strides, spans, strict=True)]
         small, big = [p // 2 for p in need], [p - p // 2 for p in need]
         pads = tuple(small + big if auto == "SAME_UPPER" else big + small)
+    elif node.attrs.get("ceil_mode"):
+        ends = list(pads)
+        for i, (n, s, k) in enumerate(zip(sizes, strides, spans, strict=True)):
+            before = pads[i]
+            count = -(-(n + before + pads[rank + i] - k) // s) + 1
+            count -= (count - 1) * s >= n + before  # a window may not start in the padding behind
+            ends[rank + i] = max(pads[rank + i], (count - 1) * s + k - n - before)
+        pads = tuple(ends)
     return kernel, strides, dilations, pads
 
 

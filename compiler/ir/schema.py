@@ -64,7 +64,7 @@ def from_proto(attribute: AttributeProto) -> Attribute:
     if kind == AttributeProto.STRINGS:
         return tuple(_text(v) for v in value)
     if kind == AttributeProto.TENSOR:
-        array = numpy_helper.to_array(value)
+        array: np.ndarray[Any, Any] = numpy_helper.to_array(value)
         array.flags.writeable = False
         return array
     if kind in (AttributeProto.INTS, AttributeProto.FLOATS):

@@ -6,7 +6,7 @@ import numpy as np
 
 from onyxc.compiler.errors import OnyxcError
 from onyxc.compiler.ir import schema
-from onyxc.compiler.ir.graph import Graph, Node, Value
+from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 from onyxc.compiler.ir.types import TensorType
 
 
@@ -85,8 +85,20 @@ def _verify_constant(graph: Graph, node: Node, value: Value) -> None:
     mask, palette = value.facts.get("sparsity"), value.facts.get("palette")
     if mask is not None and np.any(array[~mask]):
         _fail(graph, node, f"{value.name!r} was pruned, but a pruned element is no longer zero")
-    if isinstance(palette, np.ndarray) and not np.isin(array, palette).all():
+    if isinstance(palette, np.ndarray) and not _in_palette(array, palette):
         _fail(graph, node, f"{value.name!r} was clustered, but a value is not in its palette")
+
+
+def _in_palette(array: Array, palette: Array) -> bool:
+    """Whether all elements are in the palette: [K], or [..., channels, ..., K] with a codebook for each channel."""
+    if palette.ndim == 1:
+        return bool(np.isin(array, palette).all())
+    if palette.ndim != array.ndim + 1:
+        return False
+    found = np.zeros(array.shape, bool)
+    for k in range(palette.shape[-1]):
+        found |= array == palette[..., k]
+    return bool(found.all())
 
 
 def _verify_schema(graph: Graph, node: Node) -> None:

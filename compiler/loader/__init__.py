@@ -8,11 +8,12 @@ from typing import Any
 import onnx
 
 from onyxc.compiler.ir.graph import Graph
-from onyxc.compiler.loader.from_onnx import function_to_graph, infer_shapes, to_graph
+from onyxc.compiler.loader.from_onnx import infer_shapes, to_graph
 from onyxc.compiler.loader.read import bind, read
+from onyxc.compiler.loader.functions import function_body
 from onyxc.compiler.loader.to_onnx import to_model
 
-__all__ = ["function_to_graph", "load", "to_model"]
+__all__ = ["function_body", "load", "to_model"]
 
 
 def load(

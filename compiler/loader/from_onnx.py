@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,36 +44,25 @@ def to_graph(model: onnx.ModelProto, tensors: dict[str, Array]) -> Graph:
     return graph
 
 
-def function_to_graph(function: onnx.FunctionProto, node: Node, opset: int) -> Graph:
-    """The body of an operator's function as a Graph whose inputs stand for ``node``'s inputs."""
-    graph = Graph(function.name, opset)
-    scope: Scope = {}
-    for name, value in zip(function.input, node.inputs, strict=False):
-        if value is not None:
-            scope[name] = graph.add_input(name, value.type)
-    for name in list(function.input)[len(node.inputs) :]:
-        scope.pop(name, None)
-    references = dict(node.attrs)
-    _add_nodes(graph, function.node, scope, {}, references)
-    for name in list(function.output)[: len(node.outputs)]:
-        graph.add_output(scope[name], name)
-    return graph
-
-
-def _fill(graph: Graph, source: onnx.GraphProto, outer: Scope, tensors: dict[str, Array]) -> None:
+def _fill(
+    graph: Graph, source: onnx.GraphProto, outer: Scope, tensors: dict[str, Array], inputs: Sequence[Type] = ()
+) -> None:
+    """``inputs``: types of the graph's inputs where it does not say them itself."""
     if source.sparse_initializer:
         raise UnsupportedError(f"graph {source.name!r} has sparse initializers; store them as dense tensors")
     scope: Scope = ChainMap({}, outer)
     for tensor in source.initializer:
         array = numpy_helper.to_array(tensor)
         scope[tensor.name] = graph.constant(array, tensor.name, DTYPES[tensor.data_type])
-    for value in source.input:
+    for index, value in enumerate(source.input):
         if value.name in tensors:
             scope[value.name] = graph.constant(tensors[value.name], value.name)
         elif value.name not in {t.name for t in source.initializer}:
-            scope[value.name] = graph.add_input(value.name, _type(value))
-    types = {v.name: _type(v) for v in [*source.value_info, *source.output]}
-    _add_nodes(graph, source.node, scope, types, {})
+            typed = value.type.WhichOneof("value") is not None or index >= len(inputs)
+            scope[value.name] = graph.add_input(value.name, _type(value) if typed else inputs[index])
+    known = [v for v in (*source.value_info, *source.output) if v.type.WhichOneof("value") is not None]
+    types = {v.name: _type(v) for v in known}
+    _add_nodes(graph, source.node, scope, types)
     for value in source.output:
         if value.name not in scope:
             raise ModelError(f"output {value.name!r} is not produced by any node")
@@ -92,7 +81,6 @@ def _add_nodes(
     nodes: Iterable[onnx.NodeProto],
     scope: Scope,
     types: dict[str, Type],
-    references: dict[str, Attribute],
 ) -> None:
     opset = graph.root().opset
     for source in nodes:
@@ -100,10 +88,7 @@ def _add_nodes(
         attrs = dict(schema.defaults(source.op_type, opset, domain))
         inner_graphs: list[tuple[Graph, onnx.GraphProto]] = []
         for attribute in source.attribute:
-            if attribute.ref_attr_name:
-                if attribute.ref_attr_name in references:
-                    attrs[attribute.name] = references[attribute.ref_attr_name]
-            elif attribute.type == AttributeProto.GRAPH:
+            if attribute.type == AttributeProto.GRAPH:
                 inner = Graph(attribute.g.name or attribute.name, opset)
                 inner_graphs.append((inner, attribute.g))
                 attrs[attribute.name] = inner
@@ -121,10 +106,14 @@ def _add_nodes(
             source.op_type, inputs, known, attrs, domain=domain, name=source.name, output_names=list(source.output)
         )
         for inner, body in inner_graphs:
-            _fill(inner, body, scope, {})
+            _fill(inner, body, scope, {}, _body_inputs(node))
         scope.update((n, v) for n, v in zip(source.output, node.outputs, strict=True) if n)
-        if not all(n in types for n in source.output if n):
+        if not all(_known(types.get(n)) for n in source.output if n):
             _infer(node, opset)
+
+
+def _known(type: Type | None) -> bool:
+    return type is not None and not (isinstance(type, TensorType) and type.shape is None)
 
 
 def _constant(attrs: dict[str, Attribute], name: str) -> tuple[Any, str, str | None]:
@@ -139,12 +128,27 @@ def _constant(attrs: dict[str, Attribute], name: str) -> tuple[Any, str, str | N
     return np.array(value, np.float32 if kind.startswith("value_float") else np.int64), name, None
 
 
+def _body_inputs(node: Node) -> list[Type]:
+    """Types of the inputs of a Loop's body as far as the Loop says them."""
+    if not node.is_op("Loop"):
+        return []
+    state = [v.type for v in node.inputs[2:] if v is not None]
+    return [TensorType("int64", ()), TensorType("bool", ()), *map(_any_shape, state)]
+
+
+def _any_shape(type: Type) -> Type:
+    return TensorType(type.dtype, None) if isinstance(type, TensorType) else type
+
+
 def _infer(node: Node, opset: int) -> None:
     if node.subgraphs():
-        branches = [g for g in node.subgraphs() if len(g.outputs) == len(node.outputs)]
-        if node.op == "If" and branches:
-            for value, result in zip(node.outputs, branches[0].outputs, strict=True):
-                value.type = result.type
+        body = node.subgraphs()[0]
+        results = [v.type for v in body.outputs[node.is_op("Loop") :]]
+        state = len(results) if node.is_op("If") else len(node.inputs) - 2
+        for index, (value, type) in enumerate(zip(node.outputs, results, strict=False)):
+            value.type = _any_shape(type)
+            if index >= state and isinstance(type, TensorType) and type.shape is not None:
+                value.type = TensorType(type.dtype, ("?", *type.shape))
         return
     if schema.find(node.op, opset, node.domain) is not None or node.domain == schema.DOMAIN:
         infer.refine(node, opset)

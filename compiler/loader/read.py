@@ -25,6 +25,7 @@ from onyxc.compiler.ir.types import DTYPES, itemsize, numpy_dtype
 from onyxc.compiler.loader import contrib
 
 SET_ASIDE = 1024  # elements; smaller tensors stay in the proto, where inference can read them
+SCAN_CHANGED = 9  # opset from which Scan has no batch dimension; the converter silently takes one for the other
 IR_VERSION = 10  # inputs and initializers are separate things from 4 on
 
 
@@ -180,6 +181,9 @@ def _upgrade(proto: onnx.ModelProto) -> onnx.ModelProto:
     """To opset `schema.OPSET`; newer models stay; where every operator kept its meaning only the number changes."""
     versions = {o.domain if o.domain != "ai.onnx" else "": o.version for o in proto.opset_import}
     version = versions.get("")
+    newest = onnx.defs.onnx_opset_version()
+    if version is not None and not 0 < version <= newest:
+        raise ModelError(f"the model's opset is {version}; the installed onnx package knows 1 to {newest}")
     if version is None or version >= schema.OPSET:
         return proto
     if _unchanged(proto.graph, version):
@@ -187,6 +191,8 @@ def _upgrade(proto: onnx.ModelProto) -> onnx.ModelProto:
             if entry.domain in ("", "ai.onnx"):
                 entry.version = schema.OPSET
         return proto
+    if version < SCAN_CHANGED and any(n.op_type == "Scan" for n in proto.graph.node):
+        raise ModelError(f"Scan of opset {version} cannot be upgraded to {schema.OPSET}; export with a newer opset")
     try:
         return version_converter.convert_version(proto, schema.OPSET)
     except (RuntimeError, ValueError) as error:
@@ -264,6 +270,12 @@ def _bind_values(source: Source, inputs: dict[str, onnx.ValueInfoProto], values:
             array = np.asarray(value).astype(dtype)
         except (ValueError, TypeError) as error:
             raise OptionError(f"--input-value {name}: {value!r} is no {dtype}") from error
+        shape = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+        if tensor.HasField("shape") and (
+            len(shape) != array.ndim or any(d not in (-1, n) for d, n in zip(shape, array.shape, strict=True))
+        ):
+            wanted = [d if d >= 0 else "?" for d in shape]
+            raise OptionError(f"--input-value {name}: the input has shape {wanted}, the value {list(array.shape)}")
         graph.initializer.append(numpy_helper.from_array(array, name))
         graph.input.remove(inputs.pop(name))
 

@@ -19,7 +19,7 @@ _ = integer  # its operators and their decompositions are registered on import
 
 def to_model(graph: Graph) -> onnx.ModelProto:
     """A ModelProto of the graph; output names are those of the model that was loaded."""
-    body = _graph(graph, graph.opset)
+    body = _graph(graph, graph.opset, {})
     functions: dict[str, onnx.FunctionProto] = {}
     _functions(graph, functions)
     domains = dict(graph.domains)
@@ -32,17 +32,30 @@ def to_model(graph: Graph) -> onnx.ModelProto:
     return model
 
 
-def _graph(graph: Graph, opset: int) -> onnx.GraphProto:
-    renamed = _output_names(graph)
+Renamed = dict[Value, str]
+
+
+def operator_to_model(node: Node, opset: int) -> tuple[onnx.ModelProto, list[Value]]:
+    """A model of one node, and the values that its inputs stand for: all that the node reads, each once."""
+    inner = [v for g in node.subgraphs() for v in (*g.captured(), *_constants(g))]
+    read = list(dict.fromkeys([*(v for v in node.inputs if v is not None), *inner]))
+    made = _node(node, opset, {})
+    inputs, outputs = ([_info(v.name, v) for v in values if v.name] for values in (read, node.outputs))
+    graph = helper.make_graph([made], node.op, inputs, outputs)
+    imports = [helper.make_opsetid(d, opset) for d in {"", node.domain}]
+    return helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION), read
+
+
+def _graph(graph: Graph, opset: int, outer_names: Renamed) -> onnx.GraphProto:
+    """A graph with its inner graphs; the outermost one holds all constants."""
+    renamed = {**outer_names, **_output_names(graph)}
     made = onnx.GraphProto(name=graph.name)
-    made.input.extend(_info(v.name, v) for v in graph.inputs)
+    made.input.extend(_info(renamed.get(v, v.name), v) for v in graph.inputs)
     outer = graph.parent is not None
-    defined: set[str] = set()
-    for value in graph.constants():
+    for value in () if outer else _constants(graph):
         assert value.const is not None
-        if value.name not in defined:
-            defined.add(value.name)
-            made.initializer.append(proto.tensor_to_proto(value.const, value.name, value.dtype))
+        name = renamed.get(value, value.name)
+        made.initializer.append(proto.tensor_to_proto(value.const, name, value.dtype))
     for node in graph:
         made.node.append(_node(node, opset, renamed))
     for index, (value, name) in enumerate(zip(graph.outputs, graph.output_names, strict=True)):
@@ -62,23 +75,31 @@ def _graph(graph: Graph, opset: int) -> onnx.GraphProto:
     return made
 
 
-def _output_names(graph: Graph) -> dict[Value, str]:
+def _constants(graph: Graph) -> dict[Value, None]:
+    """Constants of a graph and its inner graphs; those of functions go into the functions."""
+    found = dict.fromkeys(graph.constants())
+    for node in graph:
+        for inner in () if _is_function(node) else node.subgraphs():
+            found.update(_constants(inner))
+    return found
+
+
+def _output_names(graph: Graph) -> Renamed:
     """Values that take an output's name: those that this graph's nodes produce."""
-    renamed: dict[Value, str] = {}
+    renamed: Renamed = {}
     if graph.parent is not None:
         return renamed
     for value, name in zip(graph.outputs, graph.output_names, strict=True):
         if value.producer is not None and value.producer.graph is graph and value not in renamed:
             renamed[value] = name
     taken = set(renamed.values())
-    for node in graph.walk():
-        for value in node.outputs:
-            if value.name in taken and value not in renamed:
-                renamed[value] = f"{value.name}__inner"
+    inner = [g for n in graph.walk() for g in n.subgraphs()]
+    others = [*_constants(graph), *(v for n in graph.walk() for v in n.outputs), *(v for g in inner for v in g.inputs)]
+    renamed.update((v, f"{v.name}__inner") for v in others if v.name in taken and v not in renamed)
     return renamed
 
 
-def _node(node: Node, opset: int, renamed: dict[Value, str]) -> onnx.NodeProto:
+def _node(node: Node, opset: int, renamed: Renamed) -> onnx.NodeProto:
     made = proto.node_to_proto(node, schema.find(node.op, opset, node.domain))
     del made.input[:]
     del made.output[:]
@@ -90,7 +111,7 @@ def _node(node: Node, opset: int, renamed: dict[Value, str]) -> onnx.NodeProto:
         return made
     for key, value in sorted(node.attrs.items()):
         if isinstance(value, Graph):
-            made.attribute.append(helper.make_attribute(key, _graph(value, opset)))
+            made.attribute.append(helper.make_attribute(key, _graph(value, opset, renamed)))
     return made
 
 
@@ -118,7 +139,7 @@ def _functions(graph: Graph, found: dict[str, onnx.FunctionProto]) -> None:
         if not _is_function(node):
             continue
         opset = graph.root().opset
-        inner = _graph(_body(node, opset), opset)
+        inner = _graph(_body(node, opset), opset, {})
         constants = [helper.make_node("Constant", [], [t.name], value=t) for t in inner.initializer]
         name = _function_name(node)
         found[name] = helper.make_function(

@@ -2,22 +2,20 @@
 
     %0 = MeanVarianceNormalization(%x)   ->   ReduceMean, Pow, Sub, Sqrt, Div ... of %x
 
-``keep`` names the operators that stay: those with a direct lowering. Refused: a body in an older opset whose operators
-take other inputs or attributes today (the operator stays, and the lowering says what it lacks).
+``keep`` names the operators that stay: those with a direct lowering. Refused: bodies in
+an opset whose operators do not mean the same today (the operator stays, and the lowering says what it lacks).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import onnx
-
-from onyxc.compiler.ir import infer, proto, schema
-from onyxc.compiler.ir.graph import Graph, Node, inline
-from onyxc.compiler.loader import function_to_graph
+from onyxc.compiler.ir import infer, schema
+from onyxc.compiler.ir.graph import Graph, Node, Value, inline
+from onyxc.compiler.loader import function_body
 from onyxc.compiler.transform import Pass, PassResult
 
 # Functions that are better lowered whole: elementwise, normalisations, reductions.
@@ -50,11 +48,11 @@ class ExpandFunctions(Pass):
             node = work.pop()
             if node.domain or node.op in self.keep or node.graph is None or not has_body(node, graph.opset):
                 continue
-            body = body_of(node, graph.opset)
-            if body is None:
-                refused[f"{node.op}: its body cannot be written at opset {graph.opset}"] += 1
+            found = function_body(node, graph.opset)
+            if found is None:
+                refused[f"{node.op}: it has no body at opset {graph.opset}"] += 1
                 continue
-            work += _expand(node, body)[::-1]
+            work += _replace(node, *found)[::-1]
             counts[node.op] += 1
         return PassResult(dict(counts), dict(refused))
 
@@ -65,49 +63,20 @@ def has_body(node: Node, opset: int) -> bool:
     return found is not None and bool(found.has_function or found.has_context_dependent_function)
 
 
-def body_of(node: Node, opset: int) -> Graph | None:
-    """The body as a Graph, when one exists whose operators mean the same at ``opset``."""
-    found = schema.find(node.op, opset)
-    assert found is not None
-    for version in sorted(found.function_opset_versions, reverse=True):
-        function = onnx.FunctionProto.FromString(found.get_function_with_opset_version(version))
-        if _valid(function.node, opset):
-            return function_to_graph(function, node, opset)
-    made = proto.node_to_proto(node, found).SerializeToString()
-    types = [b"" if v is None else proto.type_to_proto(v.type).SerializeToString() for v in node.inputs]
-    for version in sorted(found.context_dependent_function_opset_versions, reverse=True):
-        data = found.get_context_dependent_function_with_opset_version(version, made, types)
-        function = onnx.FunctionProto.FromString(data)
-        if function.node and _valid(function.node, opset):
-            return function_to_graph(function, node, opset)
-    return None
-
-
-def _valid(nodes: Iterable[Any], opset: int) -> bool:
-    """Whether the nodes have only inputs and attributes that the operators of ``opset`` know."""
-    for node in nodes:
-        found = schema.find(node.op_type, opset)
-        if found is None or not found.min_input <= len(node.input) <= found.max_input:
-            return False
-        if any(a.name not in found.attributes for a in node.attribute):
-            return False
-        if not all(_valid(a.g.node, opset) for a in node.attribute if a.HasField("g")):
-            return False
-    return True
-
-
-def _expand(node: Node, body: Graph) -> list[Node]:
-    graph, before = node.graph, node._prev
+def _replace(node: Node, body: Graph, arguments: Sequence[Value]) -> list[Node]:
+    """Put the body in the place of the node; returns the new nodes."""
+    graph, start = node.graph, node._prev
     assert graph is not None
-    given = [v for v in node.inputs if v is not None]
-    results = inline(body, given, graph, node)
-    for old, new in zip(node.outputs, results, strict=True):
-        if new.producer is not None:
-            new.type = infer.merge(new.type, old.type)
-    made: list[Node] = []
+    results = dict(zip(body.output_names, inline(body, arguments, graph, node), strict=True))
+    for value in node.outputs:
+        if value.name:
+            new = results[value.name]
+            new.type = infer.merge(new.type, value.type) if new.producer is not None else new.type
+            graph.replace_uses(value, new)
+    made = []
     last = node._prev
-    while last is not None and last is not before:
+    while last is not None and last is not start:
         made.append(last)
         last = last._prev
-    graph.replace(node, results)
+    graph.erase(node)
     return [n for top in reversed(made) for n in (top, *(i for g in top.subgraphs() for i in g.walk()))]

@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from onyxc.compiler.errors import UnsupportedError
+from onyxc.compiler.errors import ModelError, UnsupportedError
 from onyxc.compiler.ir import facts, infer, proto, schema
-from onyxc.compiler.ir.graph import Array, Graph, Node
+from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 from onyxc.compiler.ir.types import SequenceType, TensorType, Type, numpy_dtype
 from onyxc.compiler.transform import Pass, PassResult
 
+MOVES = frozenset(("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Slice", "Split", "Gather"))
 QUANTIZED = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 
 
@@ -54,6 +56,7 @@ class FoldConstants(Pass):
             values = self._values(node, opset, refused)
             if values is not None:
                 made = [graph.constant(v, o.name, _dtype(o.type)) for v, o in zip(values, node.outputs, strict=True)]
+                _keep_facts(node, made)
                 graph.replace(node, made)
                 counts[node.op] += 1
 
@@ -87,12 +90,15 @@ class FoldConstants(Pass):
 
 
 def refine(node: Node, opset: int) -> bool:
-    """Infer the node's types again where its schema is known; whether they became more precise."""
+    """Infer the node's types again; whether they became more precise.
+
+    Types stay where the operator is unknown, and where the node does not fit: that may be in a branch never taken.
+    """
     if node.domain not in ("", schema.DOMAIN) or not node.outputs:
         return False
     try:
         return infer.refine(node, opset)
-    except UnsupportedError:
+    except (ModelError, UnsupportedError):
         return False
 
 
@@ -138,6 +144,19 @@ def _as_declared(result: Any, type: Type) -> Array | None:
         len(known) == array.ndim and all(d == n for d, n in zip(known, array.shape, strict=True) if isinstance(d, int))
     )
     return array if fits else None
+
+
+def _keep_facts(node: Node, made: Sequence[Value]) -> None:
+    """What only moves elements keeps zeros zero and the palette."""
+    source = node.input(0)
+    if source is None or not source.facts or facts.key(node) not in MOVES:
+        return
+    for value in made:
+        assert value.const is not None
+        if "sparsity" in source.facts:
+            value.facts["sparsity"] = value.const != 0
+        if "palette" in source.facts:
+            value.facts["palette"] = source.facts["palette"]
 
 
 def _dtype(type: Type) -> str | None:

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onyxc.compiler.errors import UnsupportedError
+from onyxc.compiler.errors import ModelError, UnsupportedError
 from onyxc.compiler.ir import infer, schema
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 from onyxc.compiler.ir.types import Dim, TensorType, is_integer, numpy_dtype
@@ -51,7 +51,7 @@ def _walk(graph: Graph, known: Known, counts: Counter[str], opset: int) -> None:
             continue
         try:
             infer.refine(node, opset)
-        except UnsupportedError:
+        except (ModelError, UnsupportedError):
             continue
         if node.op in _TARGETS and _TARGETS[node.op](node, known):
             counts[node.op.lower()] += 1
@@ -122,7 +122,7 @@ def _slice(node: Node, given: Given) -> tuple[Dim, ...] | None:
     numbers = [g[0] for g in given[1:] if g is not None and len(g) == 1 and isinstance(g[0], int)]
     if given[0] is None or len(numbers) != len(given) - 1:
         return None
-    start, end, _, step = [*numbers, 0, 1][:4] if len(numbers) < 4 else numbers
+    start, end, _, step = [*numbers, *(0, 1)[len(numbers) - 2 :]]
     return given[0][start:end:step] if step > 0 else None
 
 
@@ -226,8 +226,7 @@ def _fix_reshape(node: Node, known: Known) -> bool:
         return False
     numbers = [e if isinstance(e, int) else -1 for e in target]
     _set(node, np.array(numbers, np.int64))
-    known_dims = tuple(e if e != -1 and e != 0 else UNKNOWN for e in elements)
-    node.output.type = infer.merge(node.output.type, TensorType(value.dtype, known_dims))
+    node.output.type = TensorType(value.dtype, tuple(_dim(e, UNKNOWN) for e in elements))
     return True
 
 
@@ -243,7 +242,15 @@ def _fix_expand(node: Node, known: Known) -> bool:
     if not all(isinstance(e, int) for e in target):
         return False
     _set(node, np.array(target, np.int64))
+    shape = node.output.tensor.shape
+    if shape is not None and len(shape) == len(elements):
+        node.output.type = TensorType(value.dtype, tuple(map(_dim, elements, shape)))
     return True
+
+
+def _dim(element: Dim, otherwise: Dim) -> Dim:
+    """The dimension that a target element stands for."""
+    return otherwise if element in (UNKNOWN, -1, 0, 1) else element
 
 
 def _set(node: Node, target: Array) -> None:

@@ -33,7 +33,7 @@ class FuseGroups(Pass):
         for is_start in (_is_anchor, facts.is_elementwise):
             for node in graph.nodes:
                 if node.graph is graph and is_start(node):
-                    group = _grow(node, self.limit)
+                    group = _around(_grow(node, self.limit))
                     if len(group) > 1:
                         counts[facts.key(node)] += 1
                         fuse(graph, group)
@@ -46,6 +46,23 @@ class FuseGroups(Pass):
 
 def _is_anchor(node: Node) -> bool:
     return facts.key(node) in facts.ANCHORS and len(node.outputs) == 1
+
+
+def _around(group: list[Node]) -> list[Node]:
+    """A matrix product takes in the Transposes of its operands, and that of its result when rows stay rows.
+
+    Its template reads and writes by strides, so these cost nothing there.
+    """
+    product, last = group[0], group[-1]
+    if not product.is_op("MatMul"):
+        return group
+    before = [v.producer for v in product.inputs if v is not None and v.producer is not None]
+    moved = [p for p in before if p.is_op("Transpose") and p.output.only_user is product and p.graph is product.graph]
+    after = last.output.only_user
+    perm = after.attrs.get("perm") if after is not None and after.is_op("Transpose") else None
+    if after is not None and isinstance(perm, tuple) and len(perm) > 2 and perm[-1] == len(perm) - 1:
+        return [*moved, *group, after]
+    return [*moved, *group]
 
 
 def _grow(start: Node, limit: int) -> list[Node]:

@@ -7,8 +7,8 @@
     Q(Mul(Cast(sum), s), 1, zy)                    ->  Requantize(sum, s), as `compiler.loader.to_model` writes it
 
 with s = (max(x, 0) - min(x, 0)) / 255, z = rint(-min(x, 0) / s). A dynamically quantized tensor of zeros has scale 1,
-as in onnxruntime (the ONNX text divides by zero). Where scales are not constant or per row, the QLinear operators become
-float operators between DequantizeLinear and QuantizeLinear.
+as in onnxruntime (the ONNX text divides by zero). Where scales are not constant or per row, the QLinear operators
+become float operators between DequantizeLinear and QuantizeLinear.
 """
 
 from __future__ import annotations

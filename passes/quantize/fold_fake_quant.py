@@ -41,7 +41,7 @@ class FoldFakeQuant(Pass):
     def run(self, graph: Graph) -> PassResult:
         """Movement first, then what ends in a QuantizeLinear, then the rest; inner graphs included."""
         counts, refused = Counter[str](), Counter[str]()
-        first = [*movement.RULES, quantize_constant]
+        first = [constant_scale, *movement.RULES, quantize_constant]
         inexact = [elementwise.arithmetic, elementwise.global_average_pool, elementwise.average_pool]
         second = [product, *(() if self.literal else inexact), elementwise.clamp, elementwise.lookup]
         for rules in ([*first, *second], [product_to_real], [dequantize_constant]):
@@ -73,6 +73,13 @@ def dequantize_constant(op: Builder, node: Node) -> Value | None:
     return _computed(op, node)
 
 
+@rule("Mul")
+def constant_scale(op: Builder, node: Node) -> Value | None:
+    """The scale of a bias, where it is written as the product of two scales."""
+    wanted = all(u.is_op("DequantizeLinear") and u.inputs[1] is node.output for u in node.output.users)
+    return _computed(op, node) if wanted and node.output.dtype == "float32" else None
+
+
 def _computed(op: Builder, node: Node) -> Value | None:
     arrays = [None if v is None else v.const for v in node.inputs]
     if any(v is not None and v.const is None for v in node.inputs):
@@ -83,7 +90,7 @@ def _computed(op: Builder, node: Node) -> Value | None:
     value = op.constant(np.asarray(array).astype(node.output.dtype), source.name)
     mask = source.facts.get("sparsity")
     zero = node.const(2)
-    if mask is not None and (zero is None or not np.any(zero)):
+    if mask is not None and mask.shape == value.dims and (zero is None or not np.any(zero)):
         value.facts["sparsity"] = mask
     return value
 
@@ -98,9 +105,9 @@ def product(op: Builder, node: Node) -> Value | None:
     bias = None
     if last.op == "Add":
         for value, other in (last.inputs, last.inputs[::-1]):
-            node = elementwise.inner(value)
-            if node is not None and node.is_op("MatMul"):
-                last, bias = node, other
+            source = elementwise.inner(value)
+            if source is not None and source.is_op("MatMul"):
+                last, bias = source, other
                 break
     total = products.integer_sum(op, last)
     if total is None:

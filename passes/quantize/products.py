@@ -3,9 +3,9 @@
     Q(Clip(Conv(DQ(x), DQ(w), b)))  ->  Requantize(Add(ConvInteger(x, w, xz, wz), b'), s) {low, high}
     Conv(DQ(x), DQ(w), b)           ->  Add(Mul(Cast(ConvInteger(x, w, xz, wz)), sx * sw), b)
 
-with s = f32(f32(sx * sw) / sy) and b' = rint(b / f32(sx * sw)), as onnxruntime does (QLinearConv, QGemm, QLinearMatMul,
-and WeightBiasQuantization for float biases). Refused: scales per channel along an axis that is summed over, alpha or
-beta that are not 1, a bias that is not constant or does not fit int32; those stay float.
+with s = f32(f32(sx * sw) / sy) and b' = rint(b / f32(sx * sw)), as onnxruntime does (QLinearConv, QGemm,
+QLinearMatMul, and WeightBiasQuantization for float biases). Refused: scales per channel along an axis that is summed
+over, alpha or beta that are not 1, a bias that is not constant or does not fit int32; those stay float.
 """
 
 from __future__ import annotations

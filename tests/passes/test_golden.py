@@ -77,7 +77,7 @@ def _run(model: onnx.ModelProto, inputs: Feeds) -> Sequence[Any]:
     """By onnx.reference, or by onnxruntime what that lacks."""
     try:
         return run_reference(model, inputs)
-    except (RuntimeError, NotImplementedError):
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
         return run_onnxruntime(model, inputs)
 
 

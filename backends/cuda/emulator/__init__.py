@@ -44,8 +44,9 @@ def _translated(index: int, source: str) -> tuple[str, list[str]]:
 
 
 def driver_source(sources: Sequence[str]) -> str:
-    """C++ source of a libcuda.so.1 with the kernels of ``sources``: one string a kernel, for exact barriers."""
-    parts = [_translated(i, source) for i, source in enumerate(sources)]
+    """C++ source of a libcuda.so.1 with the kernels of ``sources``."""
+    kernels = [part for source in sources for part in re.split(r'^(?=extern "C" __global__)', source, flags=re.M)]
+    parts = [_translated(i, source) for i, source in enumerate(kernels)]
     table = [entry for _, entries in parts for entry in entries]
     return "\n".join(
         [

@@ -193,6 +193,11 @@ VECTOR(unsigned long long, ulonglong)
 VECTOR(float, float)
 VECTOR(double, double)
 
+#define CUDART_INF HUGE_VAL
+#define CUDART_INF_F HUGE_VALF
+#define CUDART_NAN ((double)NAN)
+#define CUDART_NAN_F NAN
+
 template <class T> static inline T __ldg(const T *address) { return *address; }
 template <class T> static inline T atomicAdd(T *address, T value) {
     T old = *address;

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from onyxc.backends.cuda.emulator import build_driver
-from onyxc.backends.kernels.generic import Piece, key
+from onyxc.backends.cuda.stages import key
+from onyxc.backends.kernels.generic import Piece
 from onyxc.backends.program import Kernel
 
 Array = np.ndarray[Any, Any]

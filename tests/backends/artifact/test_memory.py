@@ -137,7 +137,7 @@ def _run(program: Program, plan: memory.Plan | None) -> list[Any]:
     return [machine.trace, *(where(b).copy() for b in (*program.outputs, *program.inputs))]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_planned_programs_compute_the_same(data: st.DataObject) -> None:
     program = _Maker(data).program()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def call(tmp_path: Path) -> Callable[..., None]:
         entry = getattr(ctypes.CDLL(str(library)), kernel.name)
         copies = [aligned(a) for a in arrays]
         cuts = [0, kernel.tasks // 3, kernel.tasks // 3, kernel.tasks - kernel.tasks // 4, kernel.tasks]
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in pairwise(cuts):
             entry(*(ctypes.c_void_p(c.ctypes.data) for c in copies), begin, end)
         for array, copy in zip(arrays, copies, strict=True):
             array[...] = copy

@@ -85,5 +85,7 @@ def test_integer(level: str, call: Any) -> None:
     made = depthwise.plan(shape, target)
     kernel = depthwise.emit("kernel", made, Epilogue(y_dtype="int32"), target)
     call(kernel, target, [x, depthwise.pack(w, made, zero), y])
-    expected = reference(x.astype(np.int64) - 11, w.astype(np.int64) - zero.astype(np.int64).reshape(-1, 1, 1, 1), shape)
+    expected = reference(
+        x.astype(np.int64) - 11, w.astype(np.int64) - zero.astype(np.int64).reshape(-1, 1, 1, 1), shape
+    )
     np.testing.assert_array_equal(y, expected)

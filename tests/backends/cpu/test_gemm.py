@@ -102,5 +102,6 @@ def test_integer(level: str, turned: bool, call: Any) -> None:
 def test_plan_merges_batches_that_share_b() -> None:
     shape = GemmShape((2, 3), 4, 8, 5, (60, 20, 5, 1), (0, 0, 8, 1), (96, 32, 8))
     made = gemm.plan(shape, get("x86-64-v4"))
-    assert made.shape.batch == () and made.shape.m == 24
+    assert made.shape.batch == ()
+    assert made.shape.m == 24
     assert prod(made.shape.a_strides) == 5

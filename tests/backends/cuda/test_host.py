@@ -17,7 +17,7 @@ from onyxc.backends.artifact.write import write
 from onyxc.backends.cuda import host, nvrtc
 from onyxc.backends.cuda.emulator import ENVIRONMENT, build_driver
 from onyxc.backends.cuda.generic import build_all
-from onyxc.backends.kernels.group import key
+from onyxc.backends.cuda.stages import key
 from onyxc.backends.program import Buffer, Call, Copy, If, Loop, Program, Step
 from onyxc.compiler.errors import BuildError
 

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from tvm import te, tirx
 
+from onyxc.backends.kernels.generic import build_all
+from onyxc.backends.target import host
+
 Array = np.ndarray[Any, Any]
 Run = Callable[..., list[Array]]
 
@@ -227,3 +230,67 @@ def test_several_outputs(run_group: Run) -> None:
     got = run_group([x], [first, second, third, total], [a])
     for actual, expected in zip(got, (a * 2, a * 2 + 1, abs(a), (a * 2 + 1).sum(1)), strict=True):
         close(actual, expected, 1e-4)
+
+
+def test_shared_values_beside_unsafe_conditions(run_group: Run) -> None:
+    """A lane-dependent condition over a gather cannot be a vector; the shared value next to it still is right."""
+    a, i = floats(4, 37), np.array([3, -1, 19, -5, 7] * 8, np.int32)[:37]
+    x, n = tensor(a), tensor(i, "n")
+    s = te.compute((4, 37), lambda p, q: te.exp(x[p, q]) * 2, name="s")
+    g = te.compute((4, 37), lambda p, q: te.if_then_else(n[q] >= 0, x[p, n[q]], s[p, q]) + s[p, q] * s[p, q], name="g")
+    e = np.exp(a) * 2
+    close(run_group([x, n], [g], [a, i])[0], np.where(i >= 0, a[:, np.maximum(i, 0)], e) + e * e, 1e-4)
+
+
+def test_reduction_under_a_condition_and_read_twice(run_group: Run) -> None:
+    a = floats(6, 50)
+    x = tensor(a)
+    total = reduced(x, 1)
+    shift = te.compute((6,), lambda i: total[i] + te.if_then_else(i > 0, total[i - 1], 0.0), name="shift")
+    sums = a.sum(1)
+    close(run_group([x], [shift], [a])[0], sums + np.concatenate([[0], sums[:-1]]), 1e-4)
+
+
+def test_long_chain_of_shared_stages(run_group: Run) -> None:
+    """Every stage reads the previous one twice: 2^40 nodes if each were inlined."""
+    a = floats(3, 40)
+    x = tensor(a)
+    y, expected = x, a
+    for n in range(40):
+        y = _average(y, n)
+        expected = expected * 0.5 + expected[:, ::-1] * 0.5 if n % 8 == 7 else expected * 0.5 + expected * 0.5
+    close(run_group([x], [y], [a])[0], expected, 1e-4)
+
+
+def _average(y: Any, n: int) -> Any:
+    if n % 8 == 7:
+        return te.compute((3, 40), lambda i, j: y[i, j] * 0.5 + y[i, 39 - j] * 0.5, name=f"y{n}")
+    return te.compute((3, 40), lambda i, j: y[i, j] * 0.5 + y[i, j] * 0.5, name=f"y{n}")
+
+
+def test_two_uses_of_one_sum_over_all(run_group: Run) -> None:
+    """Softmax over everything: scalars that all tasks need."""
+    for n in (50, 100_000):
+        a = floats(n)
+        x = tensor(a)
+        top = reduced(x, 0, te.max)
+        e = te.compute((n,), lambda i: te.exp(x[i] - top()), name="e")  # noqa: B023
+        total = reduced(e, 0)
+        y = te.compute((n,), lambda i: e[i] / total(), name="y")  # noqa: B023
+        expected = np.exp(a - a.max())
+        close(run_group([x], [y], [a])[0] * n, expected / expected.sum() * n, 1e-4)
+
+
+def test_int64_shapes_and_initial_values(run_group: Run) -> None:
+    a = floats(5, 33)
+    x = te.placeholder([tirx.const(5, "int64"), tirx.const(33, "int64")])
+    k = te.reduce_axis((0, tirx.const(33, "int64")), "k")
+    y = te.compute([tirx.const(5, "int64")], lambda i: te.sum(x[i, k], axis=k, where=x[i, k] > 0, init=2.0), name="y")
+    close(run_group([x], [y], [a])[0], np.maximum(a, 0).sum(1) + 2, 1e-4)
+
+
+def test_missing_input_is_named() -> None:
+    x, y = te.placeholder((4,), name="x"), te.placeholder((4,), name="stranger")
+    z = te.compute((4,), lambda i: x[i] + y[i], name="z")
+    with pytest.raises(ValueError, match="stranger"):
+        build_all("k", [x], [z], host())

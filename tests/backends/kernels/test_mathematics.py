@@ -58,8 +58,8 @@ def samples(count: int = 1 << 16) -> Array:
     rng = np.random.default_rng(0)
     bits = rng.integers(0, 2**32, count, np.uint32).view(np.float32)
     near = (rng.standard_normal(count) * 10.0 ** rng.uniform(-6, 2.5, count)).astype(np.float32)
-    special = np.array([0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 1e-45, -1e-45, 3.4028235e38, 0.5, 1.5, 2.5], np.float32)
-    return np.concatenate([special, bits, near])
+    edges = [0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 1e-45, -1e-45, 3.4028235e38, 0.5, 1.5, 2.5]
+    return np.concatenate([np.array(edges, np.float32), bits, near])
 
 
 def errors(got: Array, expected: Array) -> Array:
@@ -94,7 +94,8 @@ def test_other_floats(name: str, dtype: str, run_group: Run) -> None:
 
 
 def test_power(run_group: Run) -> None:
-    special = np.array([0, -0.0, 1, -1, 2, -2, 3, 0.5, -0.5, np.inf, -np.inf, np.nan, 1e-40, 3e38, 2**24 + 2], np.float32)
+    edges = [0, -0.0, 1, -1, 2, -2, 3, 0.5, -0.5, np.inf, -np.inf, np.nan, 1e-40, 3e38, 2**24 + 2]
+    special = np.array(edges, np.float32)
     rng = np.random.default_rng(0)
     x, y = (np.ravel(m) for m in np.meshgrid(special, special))
     base = (abs(rng.standard_normal(50_000)) * 10.0 ** rng.uniform(-3, 3, 50_000)).astype(np.float32)
@@ -113,7 +114,11 @@ def test_power(run_group: Run) -> None:
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "aarch64", "armv7"])
 def test_every_function_compiles_everywhere(name: str) -> None:
     x = te.placeholder((40,))
-    outputs = [te.compute((40,), lambda i, f=f: getattr(tirx, f)(x[i]), name=f) for f in FUNCTIONS]
+
+    def apply(name: str) -> Any:
+        return te.compute((40,), lambda i: getattr(tirx, name)(x[i]), name=name)
+
+    outputs = [apply(f) for f in FUNCTIONS]
     outputs.append(te.compute((40,), lambda i: tirx.power(x[i], x[i]), name="power"))
     kernels = [build_all(f"k{n}", [x], [y], PRESETS[name])[0][0].kernel for n, y in enumerate(outputs)]
     assert all(data[:4] == b"\x7fELF" for data in compile_objects(kernels, PRESETS[name]))

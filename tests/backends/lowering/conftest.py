@@ -136,7 +136,7 @@ def prepare(job: Job, number: int, target: Target) -> None:
     tensors, leaves = express(graph)
     given = dict(zip(graph.inputs, arrays, strict=True))
     job.inputs = list(leaves.values())
-    job.arrays = [given[v] if v in given else v.const for v in leaves]  # type: ignore[misc]
+    job.arrays = [given.get(v, v.const) for v in leaves]  # type: ignore[misc]
     job.outputs = [tensors[v] for v in graph.outputs]
     job.dtypes = [v.dtype for v in graph.outputs]
     for tensor_, value in zip(job.outputs, graph.outputs, strict=True):
@@ -173,7 +173,7 @@ def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
     if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return f"{actual.dtype}{actual.shape} instead of {expected.dtype}{expected.shape}"
     tolerance = max(rtol, 2**-6) if expected.dtype.name == "bfloat16" else rtol
-    if expected.dtype.kind not in "fiub" or expected.dtype.itemsize < 2 and expected.dtype.kind == "f":
+    if expected.dtype.kind not in "fiub" or (expected.dtype.itemsize < 2 and expected.dtype.kind == "f"):
         actual, expected = actual.astype(np.float32), expected.astype(np.float32)
     if np.allclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True):
         return ""
@@ -188,7 +188,8 @@ def guarded(job: Job, action: Callable[[], None]) -> None:
     except Exception as error:
         lines = [x for x in str(error).strip().splitlines() if x.strip()] or [""]
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        job.error = f"{type(error).__name__}: {lines[0]} | {lines[-1]} ({Path(frame.filename).name}:{frame.lineno})"[:400]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        job.error = f"{type(error).__name__}: {lines[0]} | {lines[-1]} ({where})"[:400]
 
 
 _numbers = itertools.count()

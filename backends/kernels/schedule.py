@@ -1,0 +1,118 @@
+"""The decisions about a `Nest`, before any loop is written: vector or dot form, lanes, tasks.
+
+*Vector*: the last axis is cut into blocks of lanes, and reductions that depend on it keep one accumulator a lane,
+with the reduction loops outside the vector. *Dot*: where the reduced axis is the contiguous one, all axes are
+loops, and each reduction runs lanes along its own last axis, which are combined at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from tvm import tirx
+from tvm.ir import Call
+from tvm.tirx import expr as nodes
+
+from onyxc.backends.kernels.axes import friendliness, transposed
+from onyxc.backends.kernels.expression import Expr, dtype_of, free_vars, is_guard, is_load, walk
+from onyxc.backends.kernels.nest import Fold, Nest, Scope, expressions
+from onyxc.backends.target import Target
+
+SERIAL = 100_000  # operations below which a kernel stays one task
+CHUNK = 4096  # elements a task of a kernel that has only one axis
+SHARE = 32  # tasks wanted: enough for the threads of a large machine
+STRIP = 16  # steps of the inner axis for one visit of a transposing access's cache lines
+BLOCK = 4  # vectors of accumulators a block of a reduction
+
+
+@dataclass
+class Schedule:
+    """The decisions about one nest. ``lanes`` of 1 means scalar code everywhere."""
+
+    lanes: int
+    dot: bool
+    split: int  # leading axes that the task number enumerates
+    chunk: int  # elements of the last axis a task, 0 when the tasks are whole axes
+    tasks: int
+    work: int
+    light: bool = False  # no mathematical functions: registers suffice for several vectors at once
+    inner: int | None = None  # axis that runs innermost, around the vector
+
+
+def element_bytes(nest: Nest) -> int:
+    """Bytes of the widest value that the nest computes with; narrow floats compute in float32."""
+    widths = [1]
+    for expr in expressions(nest):
+        for node in walk(expr):
+            kind = dtype_of(node)
+            if kind.startswith("float") or ((isinstance(node, nodes.Cast) or is_load(node)) and kind != "bool"):
+                widths.append(max(1, int("".join(c for c in kind if c.isdigit())[:2]) // 8))
+    return max(widths)
+
+
+def level_of(fold: Fold, scope: Scope) -> int:
+    """Number of leading axes that must be fixed before the fold can be computed."""
+    depends = free_vars(*fold.indices)
+    return max((i + 1 for i, v in enumerate(scope.axes) if v in depends), default=0)
+
+
+def work_of(nest: Nest) -> int:
+    """Operations of the nest, about; a mathematical function counts ten."""
+
+    def cost(exprs: list[Expr]) -> int:
+        calls = sum(isinstance(n, Call) and not is_guard(n) for e in exprs for n in walk(e))
+        return max(1, sum(not isinstance(n, tirx.Var | nodes.IntImm) for e in exprs for n in walk(e)) + 9 * calls)
+
+    own = [*nest.values, *(v for _, v in nest.scope.bindings)]
+    total = cost(own) * prod(nest.scope.extents)
+    for fold in nest.folds:
+        total += cost([*fold.sources, *(v for _, v in fold.scope.bindings)]) * fold.scope.points
+    return total
+
+
+def schedule(nest: Nest, target: Target, simple: bool = False) -> Schedule:
+    """How to run ``nest`` on ``target``; ``simple`` is the scalar, one-task form that always works."""
+    extents, work = nest.scope.extents, work_of(nest)
+    if simple or not prod(extents):
+        return Schedule(1, True, 0, 0, 1, work)
+    lanes = max(1, target.lanes(element_bytes(nest)))
+    levels = [level_of(f, nest.scope) for f in nest.folds]
+    inner = [f for f, level in zip(nest.folds, levels, strict=True) if level == len(extents)]
+    dot = not extents or _prefers_dot(nest, inner, lanes)
+    made = Schedule(lanes, dot, 0, 0, 1, work, light=not _mathematics(nest))
+    if not dot and not nest.folds:
+        made.inner = transposed(nest)
+    outer = extents if dot else extents[:-1]
+    if made.inner is not None:
+        made.split = len(outer)
+        made.tasks = prod(outer) // outer[made.inner] * -(-outer[made.inner] // STRIP)
+    elif work >= SERIAL:
+        limit = min([level for level in levels if level] + [len(outer)])
+        while made.split < limit and prod(outer[: made.split]) < SHARE:
+            made.split += 1
+        made.tasks = prod(outer[: made.split])
+        if made.tasks == 1 and not dot and len(extents) == 1:
+            step = lanes * BLOCK
+            made.chunk = max(step, min(CHUNK, -(-extents[0] // SHARE)) // step * step)
+            made.tasks = -(-extents[0] // made.chunk)
+    return made
+
+
+def _mathematics(nest: Nest) -> bool:
+    return any(isinstance(n, Call) and not is_guard(n) for e in expressions(nest) for n in walk(e))
+
+
+def _prefers_dot(nest: Nest, inner: list[Fold], lanes: int) -> bool:
+    """Whether the reductions read along their own last axis rather than along the nest's."""
+    last = nest.scope.axes[-1]
+    along = across = 0
+    for fold in inner:
+        if len(fold.sources) > 1 or not fold.scope.axes:
+            return False
+        exprs = [*fold.sources, *(v for _, v in fold.scope.bindings)]
+        along += friendliness(exprs, fold.scope.axes[-1])
+        across += friendliness(exprs, last)
+    contiguous = all(f.scope.extents[-1] >= lanes // 2 for f in inner)
+    window = across < 0 and all(prod(f.scope.extents) < 32 for f in inner)  # pooling with a stride: scalar is best
+    return bool(inner) and along > across and (contiguous or window)

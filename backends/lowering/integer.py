@@ -1,0 +1,121 @@
+"""Our own operators on quantized tensors (compiler/ir/integer.py holds their exact meaning).
+
+Where a product must be rounded by itself it is formed in float64, which holds it exactly, and rounded to float32: the
+code generator would otherwise contract it with a following addition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from tvm import te, tirx
+
+from onyxc.backends.lowering.pooling import Pool
+from onyxc.backends.lowering.quantization import finished
+from onyxc.backends.lowering.registry import elementwise, lowers
+from onyxc.backends.lowering.scalar import attr, bits, cast, like
+from onyxc.backends.lowering.tensors import Inputs, at, compute, guarded, needed
+from onyxc.compiler.ir.graph import Node
+from onyxc.compiler.ir.integer import add_constants, scalar
+from onyxc.compiler.ir.schema import DOMAIN
+
+Expr = Any
+UNROLLED = 64  # taps of a pool
+
+
+def finish(node: Node, real: Expr, zero_point: int = 0) -> Expr:
+    """Round half to even, add the zero point, clip to [low, high]."""
+    offset = like(real, zero_point) if zero_point else None
+    return finished(real, offset, int(attr(node, "low")), int(attr(node, "high")), attr(node, "dtype"))
+
+
+def number(x: Expr, zero_point: int = 0) -> Expr:
+    """An integer less its zero point, as float32."""
+    x = cast(x, "int32")
+    return cast(x - like(x, zero_point) if zero_point else x, "float32")
+
+
+def exact(x: Expr, factor: float) -> Expr:
+    """A float32 times a float32, rounded to float32 by itself."""
+    wide = cast(x, "float64")
+    return cast(wide * like(wide, float(factor)), "float32")
+
+
+@elementwise("Requantize", domain=DOMAIN)
+def requantize(node: Node, acc: Expr, scale: Expr) -> Expr:
+    """An int32 accumulator in the scale of the output."""
+    return finish(node, cast(acc, "float32") * scale, int(attr(node, "zero_point")))
+
+
+@elementwise("Rescale", domain=DOMAIN)
+def rescale(node: Node, x: Expr) -> Expr:
+    """A quantized tensor in another scale."""
+    (sx, zx), (sy, zy) = scalar(node, "x"), scalar(node, "y")
+    real = number(x, zx)
+    return finish(node, real * like(real, float(sx)) / like(real, float(sy)), zy)
+
+
+@elementwise("QAdd", domain=DOMAIN)
+def add(node: Node, a: Expr, b: Expr) -> Expr:
+    """The sum of quantized tensors."""
+    ra, rb, c = (float(v) for v in add_constants(node))
+    left, right = cast(number(a), "float64"), cast(number(b), "float64")
+    inner = cast(right * like(right, rb) + like(right, c), "float32")
+    return finish(node, cast(left * like(left, ra) + cast(inner, "float64"), "float32"))
+
+
+@elementwise("QMul", domain=DOMAIN)
+def multiply(node: Node, a: Expr, b: Expr) -> Expr:
+    """The product of quantized tensors."""
+    (sa, za), (sb, zb), (sy, zy) = (scalar(node, p) for p in "aby")
+    left, right = cast(a, "int32"), cast(b, "int32")
+    product = cast((left - like(left, za)) * (right - like(right, zb)), "float32")
+    real = exact(product, float(np.float32(np.float32(sa * sb) / sy)))
+    return finish(node, real + like(real, zy))
+
+
+@lowers("QAveragePool", domain=DOMAIN)
+def average_pool(node: Node, inputs: Inputs) -> list[Any]:
+    """The mean of a quantized tensor under the window, summed in float32 in the window's order."""
+    x, shape = needed(node, inputs), node.output.dims
+    (sx, zx), (sy, zy) = scalar(node, "x"), scalar(node, "y")
+    pool = Pool(node, x)
+
+    def tap(index: tuple[Expr, ...], taps: Sequence[Expr]) -> Expr:
+        where, asked = pool.places(index[2:], taps)
+        value = exact(number(at(x, [*index[:2], *where]), zx), float(sx))
+        return guarded(asked, value, tirx.const(0, "float32"))
+
+    def unrolled(*index: Expr) -> Expr:
+        value: Expr = tirx.const(0, "float32")
+        for taps in np.ndindex(*pool.view.kernel):
+            value = value + tap(index, taps)
+        return value
+
+    def summed(*index: Expr) -> Expr:
+        return te.sum(tap(index, [t.var for t in pool.taps]), axis=pool.taps)
+
+    # a reduction may be summed in another order
+    total = compute(shape, unrolled if prod(pool.view.kernel) <= UNROLLED else summed, "pool")
+
+    def element(*index: Expr) -> Expr:
+        value = at(total, index)
+        count = pool.count(index[2:], bool(attr(node, "count_include_pad")))
+        value = value / (like(value, count) if isinstance(count, int) else cast(count, "float32"))
+        return finish(node, value / like(value, float(sy)) + like(value, zy))
+
+    return [compute(shape, element, "average_pool")]
+
+
+@lowers("Lookup", domain=DOMAIN)
+def lookup(node: Node, inputs: Inputs) -> list[Any]:
+    """A table entry for each byte."""
+    x, table = needed(node, inputs), needed(node, inputs, 1)
+
+    def element(*index: Expr) -> Expr:
+        return at(table, [cast(bits(at(x, index), "uint8"), "int32")])
+
+    return [compute(node.output.dims, element, "lookup")]

@@ -1,0 +1,1 @@
+"""Setting weights to zero by their magnitude."""

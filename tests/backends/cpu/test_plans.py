@@ -1,0 +1,136 @@
+"""Plans are arithmetic: chosen and packed without TVM."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from onyxc.backends.cpu.blocking import register_tiles, row_tiles, split_evenly, split_panels, tail_lanes
+from onyxc.backends.cpu.convolution_plan import pack, plan
+from onyxc.backends.cpu.depthwise_plan import plan as depthwise_plan
+from onyxc.backends.cpu.shapes import ConvShape, collapse, dense_strides, matmul_shape
+from onyxc.backends.target import get
+
+X86 = ["x86-64-v2", "x86-64-v3", "x86-64-v4"]
+
+
+def square(channels: int, size: int, out: int, kernel: int, group: int = 1) -> ConvShape:
+    """A same-padded convolution of a square image."""
+    pad = kernel // 2
+    return ConvShape(
+        1, channels, out, group, (size, size), (size, size), (kernel, kernel), (1, 1), (1, 1), (pad,) * 4,
+        dense_strides(size, size, channels), dense_strides(size, size, out)[:3],
+    )  # fmt: skip
+
+
+def test_plans_do_not_import_tvm() -> None:
+    names = ["convolution_plan", "depthwise_plan", "gemm_plan", "pooling_plan"]
+    code = ";".join(f"import onyxc.backends.cpu.{name}" for name in names)
+    subprocess.run([sys.executable, "-c", f"import sys;{code};assert 'tvm' not in sys.modules"], check=True)
+
+
+@pytest.mark.parametrize("level", X86)
+def test_accumulators_fit_the_registers(level: str) -> None:
+    target = get(level)
+    assert all(blocks * pixels + blocks < target.registers for blocks, pixels in register_tiles(target))
+
+
+@pytest.mark.parametrize(
+    ("channels", "lanes", "blocks"), [(64, 16, 4), (116, 16, 4), (58, 8, 3), (3, 16, 4), (1000, 16, 5)]
+)
+def test_panels_cover_the_channels(channels: int, lanes: int, blocks: int) -> None:
+    panels = split_panels(channels, lanes, blocks)
+    assert sum(p.count * p.channels for p in panels) == channels
+    assert all(p.channels <= p.width < p.channels + lanes for p in panels)
+    assert all(len(p.lanes) <= blocks for p in panels)
+
+
+def test_a_tail_takes_the_narrowest_vector() -> None:
+    assert [tail_lanes(n, 16) for n in (1, 4, 5, 8, 9, 16)] == [4, 4, 8, 8, 16, 16]
+
+
+def test_rows_divide_evenly() -> None:
+    assert split_evenly(56, 6) == [6] * 6 + [5] * 4
+    assert split_evenly(5, 6) == [5]
+
+
+@pytest.mark.parametrize("level", X86)
+@pytest.mark.parametrize("shape", [square(64, 56, 64, 3), square(8, 5, 24, 7), square(16, 14, 116, 1)])
+def test_tiles_cover_the_row_once(shape: ConvShape, level: str) -> None:
+    made = plan(shape, get(level))
+    covered = [t.start + i * t.width + m for t in made.tiles for i in range(t.count) for m in range(t.width)]
+    assert covered == list(range(made.shape.out_size[1]))
+
+
+def test_border_tiles_leave_out_the_padding() -> None:
+    first, *_, last = row_tiles(square(16, 12, 16, 3), 6)
+    assert [(t.begin, t.end, t.pixels) for t in first.taps] == [(0, 1, (1, 2, 3, 4, 5)), (1, 3, (0, 1, 2, 3, 4, 5))]
+    assert last.taps[-1].pixels == (0, 1, 2, 3, 4)
+
+
+def test_pointwise_images_become_one_row() -> None:
+    shape, operands, turned = collapse(square(32, 14, 64, 1), ((0, 0, 0, 1),))
+    assert shape.out_size == (1, 196)
+    assert operands == ((0, 0, 0, 1),)
+    assert not turned
+
+
+def test_an_operand_per_image_keeps_images_apart() -> None:
+    shape = ConvShape(
+        2, 8, 8, 1, (3, 3), (3, 3), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0),
+        dense_strides(3, 3, 8), dense_strides(3, 3, 8)[:3],
+    )  # fmt: skip
+    assert collapse(shape, ((8, 0, 0, 1),))[0].batch == 2
+    assert collapse(shape, ((0, 0, 0, 1),))[0].batch == 1
+
+
+def test_a_column_is_turned() -> None:
+    shape = ConvShape(
+        1, 8, 8, 1, (40, 1), (40, 1), (3, 1), (1, 1), (1, 1), (1, 0, 1, 0),
+        dense_strides(40, 1, 8), dense_strides(40, 1, 8)[:3],
+    )  # fmt: skip
+    turned = plan(shape, get("x86-64-v3"))
+    assert turned.turned
+    assert turned.shape.kernel == (1, 3)
+    assert turned.shape.pads == (0, 1, 0, 1)
+
+
+def test_weights_are_packed_by_panel_and_padded() -> None:
+    made = plan(square(2, 4, 20, 1), get("x86-64-v4"))
+    weights = np.arange(40, dtype=np.float32).reshape(20, 2, 1, 1)
+    packed = pack(weights, made)
+    assert packed.size == made.packed_size
+    assert (packed[:20] == weights[:, 0, 0, 0]).all() or packed[16] == weights[0, 1, 0, 0]
+    np.testing.assert_equal(np.sort(packed[packed != 0]), np.arange(1, 40))
+
+
+def test_a_wrong_weight_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="the plan expects"):
+        pack(np.zeros((4, 2, 1, 1), np.float32), plan(square(2, 4, 20, 1), get("x86-64-v4")))
+
+
+def test_integer_weights_lose_their_zero_point() -> None:
+    types = {"x_dtype": "uint8", "w_dtype": "uint8", "acc_dtype": "int32", "y_dtype": "int32"}
+    made = plan(matmul_shape(3, 4, 16, **types), get("x86-64-v4"))
+    packed = pack(np.full((16, 4, 1, 1), 5, np.uint8), made, np.full(16, 9, np.uint8))
+    assert packed.dtype == np.int16
+    assert (packed == -4).all()
+
+
+def test_one_row_uses_many_accumulators() -> None:
+    made = plan(matmul_shape(1, 2048, 1000), get("x86-64-v3"))
+    assert len(made.panels[0].lanes) * made.tiles[0].width >= 7
+
+
+def test_pixels_a_page_apart_stay_few() -> None:
+    made = plan(square(2048, 7, 512, 1), get("x86-64-v4"))
+    assert max(t.width for t in made.tiles) <= 6
+
+
+def test_depthwise_tasks() -> None:
+    made = depthwise_plan(square(40, 14, 40, 3, group=40), get("x86-64-v4"))
+    assert [p.width for p in made.panels] == [16, 8]
+    assert made.tasks == 3 * 14
