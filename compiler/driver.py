@@ -7,6 +7,7 @@ import re
 import tempfile
 import weakref
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, Literal, TypeAlias
@@ -19,12 +20,14 @@ from onyxc.backends.artifact import link
 from onyxc.backends.artifact.write import check_replaceable
 from onyxc.backends.target import Target, get, host_cores
 from onyxc.compiler import worker
-from onyxc.compiler.errors import ModelError, OptionError
+from onyxc.compiler.errors import ModelError, OptionError, UnsupportedError
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.ir.types import TensorType
 from onyxc.compiler.loader import load, to_model
 from onyxc.compiler.transform import Observer, Pass, PassManager, Record
 from onyxc.passes import pipelines
+
+MOST_ELEMENTS = (1 << 31) - 1  # of a tensor: kernels count in int32
 
 Model: TypeAlias = str | Path | bytes | onnx.ModelProto | Graph
 
@@ -99,6 +102,7 @@ def compile(
     report("loading", 0, 1)
     graph = load(model, **bindings)
     _check_bound(graph)
+    _check_sizes(graph)
     if every_tensor:
         _expose(graph)
     title = name or (Path(model).stem if isinstance(model, str | Path) else graph.name)
@@ -118,6 +122,7 @@ def compile(
         done = iter(range(1, len(steps) + 1))
         manager = PassManager(steps, [lambda *_: report("passes", next(done), len(steps))])
         records = manager.run(graph)
+        _check_sizes(graph)
         build.build(
             graph, chosen, folder, name=_identifier(title), jobs=host_cores(), library=library, weights=weights,
             compiler=compiler, info={**info, "passes": [r.name for r in records]}, report=report,
@@ -146,6 +151,13 @@ def _check_bound(graph: Graph) -> None:
                 f"input {value.name!r} is {value.type}: bind its dimensions with {how}"
                 f"--input-shape {value.name}:{','.join(str(d) if isinstance(d, int) else '1' for d in shape)}"
             )
+
+
+def _check_sizes(graph: Graph) -> None:
+    for value in (*graph.inputs, *(v for node in graph.walk() for v in node.outputs)):
+        kind = value.type
+        if isinstance(kind, TensorType) and kind.is_static and prod(kind.shape or ()) > MOST_ELEMENTS:
+            raise UnsupportedError(f"{value.name!r} is {kind}: a tensor can have at most {MOST_ELEMENTS} elements")
 
 
 def _expose(graph: Graph) -> None:

@@ -67,7 +67,7 @@ class Pass:
 def _show(value: Any) -> str:
     """A value as `onyxc.passes.parse` reads it: quoted where it holds spaces, braces or quotes."""
     text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    if not any(c.isspace() or c in "{}\"\\" for c in text):
+    if not any(c.isspace() or c in '{}"\\' for c in text):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

@@ -43,10 +43,13 @@ def outputs(model: str, folder: Path, feeds: Sequence[Feeds], execute: Execute) 
 def every_tensor(
     model: str, folder: Path, work: Path, feeds: Feeds, execute: Execute, report: worker.Report = worker.quiet
 ) -> list[Difference]:
-    """Every inner tensor, in the model's order: the model is compiled once more, with all of them as outputs."""
+    """Every inner tensor, in the model's order, then the artifact's outputs.
+
+    For the inner tensors the model is compiled once more in the same way, with all of them as outputs.
+    """
     found = manifest.read(folder)
     values = input_values(found)
-    _check_names(model, folder, found, OnnxRuntime(model, values=values))
+    ends = outputs(model, folder, [feeds], execute)
     made = driver.compile(
         model, target=found.target, out=work / "every", every_tensor=True, report=report,
         level=_options(found).get("level", 2), passes=_passes(found), input_values=values,
@@ -54,12 +57,13 @@ def every_tensor(
     )  # fmt: skip
     got = dict(zip([o.name for o in manifest.read(made.folder).outputs], execute(made.folder, feeds), strict=True))
     proto = onnx.load(model)
-    order = [name for node in proto.graph.node for name in node.output if name in got]
+    known = {o.name for o in proto.graph.output}
+    order = [name for node in proto.graph.node for name in node.output if name in got and name not in known]
     _expose(proto, order)
     reference = OnnxRuntime(proto, values=values)
     wanted = dict(zip(reference.outputs, reference(feeds), strict=True))
     quantized = _is_quantized(proto)
-    return [difference(name, wanted[name], got[name], quantized) for name in order]
+    return [difference(name, wanted[name], got[name], quantized) for name in order] + ends
 
 
 def input_values(found: Manifest) -> dict[str, Any]:
@@ -88,13 +92,12 @@ def _check_names(model: str, folder: Path, found: Manifest, reference: OnnxRunti
 
 def _expose(proto: onnx.ModelProto, names: Sequence[str]) -> None:
     """Make inner tensors outputs; onnxruntime wants their element types, which shape inference knows."""
-    known = {o.name for o in proto.graph.output}
     try:
         inferred = onnx.shape_inference.infer_shapes(proto)
     except (onnx.shape_inference.InferenceError, ValueError) as error:  # above 2 GiB
         raise ModelError(f"the types of inner tensors cannot be inferred: {error}") from error
     types = {v.name: v for v in inferred.graph.value_info}
-    proto.graph.output.extend(types.get(n, onnx.ValueInfoProto(name=n)) for n in names if n not in known)
+    proto.graph.output.extend(types.get(n, onnx.ValueInfoProto(name=n)) for n in names)
 
 
 def _is_quantized(proto: onnx.ModelProto) -> bool:

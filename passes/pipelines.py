@@ -1,8 +1,10 @@
 """Which passes run, in which order: presets by optimisation level, and pipelines from TOML files.
 
-[[pass]]
-name = "magnitude-pruning"
-sparsity = 0.5
+    [[pass]]
+    name = "magnitude-pruning"
+    sparsity = 0.5
+
+is such a file; options are those of the pass's class.
 """
 
 from __future__ import annotations
@@ -28,10 +30,14 @@ from onyxc.passes.fold.shapes import FoldShapes
 from onyxc.passes.fuse.groups import FuseGroups
 from onyxc.passes.fuse.split_bias import SplitBias
 from onyxc.passes.layout.channels_last import ChannelsLast
+from onyxc.passes.quantize.canonical_integer import CanonicalInteger
+from onyxc.passes.quantize.fold_fake_quant import FoldFakeQuant
 from onyxc.passes.registry import make, suggest
 
 LEVELS = range(4)
-LARGEST = 1 << 32  # bytes of a folded result: the compiler packs weights, so it needs them as constants at almost any size
+LARGEST = (
+    1 << 32
+)  # bytes of a folded result: the compiler packs weights, so it needs them as constants at almost any size
 
 
 def preset(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
@@ -110,12 +116,36 @@ def from_toml(path: str | Path) -> tuple[Pass, ...]:
     return tuple(passes)
 
 
-def finish(level: int, target_kind: str = "cpu") -> tuple[Pass, ...]:
+def integers() -> tuple[Pass, ...]:
+    """Fake quantization becomes integer arithmetic; comes before anything that takes biases or products apart."""
+    return (CanonicalInteger(), FoldFakeQuant(), DeadCode())
+
+
+def compilation(
+    level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP, chosen: Iterable[Pass] | None = None
+) -> tuple[Pass, ...]:
+    """What compiling runs: the preset (or the passes ``chosen`` in its place), integers, layout and fusion.
+
+    Raises:
+        OptionError: there is no such level.
+    """
+    if level not in LEVELS:
+        raise OptionError(f"-O{level}: levels are {', '.join(f'O{n}' for n in LEVELS)}")
+    passes = (*resolve(keep), *(chosen or ()))
+    if level >= 1:
+        passes += integers()
+        passes += clean() if chosen is None else ()
+    if level >= 2 and chosen is None:
+        passes += fold()
+    return (*passes, *finish(level, target_kind, keep))
+
+
+def finish(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
     """What every compilation ends with: the layout of the processor kind, then fusion (not at O0)."""
-    passes: tuple[Pass, ...] = (SplitBias(),)
+    passes: tuple[Pass, ...] = (ExpandFunctions.keeping(keep), SplitBias())
     if target_kind == "cpu":
         passes += (ChannelsLast(),)
-    passes += (NoOps(), FoldConstants(), DeadCode())
+    passes += (NoOps(), FoldConstants(LARGEST), DeadCode())
     if level >= 1:
         passes += (CommonSubexpressions(), FuseGroups())
     return passes

@@ -1,16 +1,17 @@
 """Depthwise convolution, channels last: every vector of channels is convolved for itself.
 
-    for vector of channels, for image row, for tile of pixels:   one accumulator a pixel
+    for panel of channels, for image row, for tile of pixels:    one accumulator a vector and pixel
         for kernel row (clipped to the image):
             every input column of the tile is loaded once and serves all kernel columns that reach it
         epilogue, store
 
-The vector of channels is the outer loop, so that the rows under the kernel stay in L1.
+The panel of channels is the outer loop, so that the rows under the kernel stay in L1.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tvm.tirx.script import builder as T
 
@@ -40,7 +41,7 @@ class _Kernel:
 
 @dataclass
 class _Place:
-    """Where a row lies: its vector of channels, its weights, image and row, valid kernel rows."""
+    """Where a row lies: its panel of channels, its weights, image and row, valid kernel rows."""
 
     panel: Panel
     channel: Expr
@@ -71,7 +72,7 @@ def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> 
             image = T.bind(T.truncdiv(number, panel.count))
             inside = T.bind(number - image * panel.count)
             channel = T.bind(panel.start + inside * panel.channels)
-            base = panel.start * plan.taps  # all vectors before the last class are full
+            base = panel.start * plan.taps  # all panels before the last class are full
             with T.serial(start, stop) as row:
                 weight = base + inside * (plan.taps * panel.width)
                 place = _Place(panel, channel, weight, image, row, valid_rows(shape, row))
@@ -82,33 +83,37 @@ def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> 
 
 def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
-    lanes = place.panel.width
-    tile = Tile((lanes,), run.width, state.plan.shape.acc_dtype)
+    tile = Tile(place.panel.lanes, run.width, state.plan.shape.acc_dtype)
     with T.serial(*place.rows) as ky:
         _emit_kernel_row(state, place, tile, run, pixel, ky)
     for m, offset, value in tile.vectors():
         index = (place.image, place.row, pixel + m, place.channel + offset)
-        state.epilogue.write(state.y, value, index, place.panel.channels, state.operands)
+        state.epilogue.write(state.y, value, index, place.panel.channels - offset, state.operands)
 
 
 def _emit_kernel_row(state: _Kernel, place: _Place, tile: Tile, run: Tiles, pixel: Expr, ky: Expr) -> None:
     """Add one kernel row to all pixels of the tile."""
-    shape, lanes = state.plan.shape, place.panel.width
+    shape, panel = state.plan.shape, place.panel
     step, dilation, dtype = shape.strides[1], shape.dilations[1], shape.acc_dtype
-    base = T.bind(place.weight + ky * (shape.kernel[1] * lanes))
+    base = T.bind(place.weight + ky * (shape.kernel[1] * panel.width))
     row = place.row * shape.strides[0] - shape.pads[0] + ky * shape.dilations[0]
     users: dict[int, list[tuple[int, int]]] = {}  # input column -> (pixel, kernel column) that meet there
     for taps in run.taps:
         for kx in range(taps.begin, taps.end):
             for m in taps.pixels:
                 users.setdefault(m * step + kx * dilation, []).append((m, kx))
-    columns = {kx for pairs in users.values() for _, kx in pairs}
-    weights = {kx: T.bind(cast(state.weights[span(base + kx * lanes, lanes)], dtype)) for kx in sorted(columns)}
+    blocks = list(zip(accumulate(panel.lanes, initial=0), panel.lanes, strict=False))
+    weights = {
+        (block, kx): T.bind(cast(state.weights[span(base + kx * panel.width + offset, lanes)], dtype))
+        for block, (offset, lanes) in enumerate(blocks)
+        for kx in sorted({kx for pairs in users.values() for _, kx in pairs})
+    }
     for column in sorted(users):
-        source = (place.image, row, pixel * step - shape.pads[1] + column, span(place.channel, lanes))
-        value = cast(state.x[source], dtype)
-        if shape.x_zero_point:
-            value = value - constant(shape.x_zero_point, dtype, lanes)
-        value = T.bind(value)
-        for m, kx in users[column]:
-            tile.add(0, m, weights[kx] * value)
+        for block, (offset, lanes) in enumerate(blocks):
+            channels = span(place.channel + offset, lanes)
+            value = cast(state.x[place.image, row, pixel * step - shape.pads[1] + column, channels], dtype)
+            if shape.x_zero_point:
+                value = value - constant(shape.x_zero_point, dtype, lanes)
+            value = T.bind(value)
+            for m, kx in users[column]:
+                tile.add(block, m, weights[block, kx] * value)

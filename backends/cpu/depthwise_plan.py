@@ -14,6 +14,8 @@ from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import itemsize
 
 _MOST_PIXELS = 14
+_LINE = 64  # bytes
+_SET = 2048  # lines so far apart fall into one or two sets of L1
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class DepthwisePlan:
 
     @property
     def tasks(self) -> int:
-        """Units of work: vectors of channels of all images, times rows."""
+        """Units of work: panels of channels of all images, times rows."""
         return self.shape.batch * sum(p.count for p in self.panels) * self.shape.out_size[0]
 
     @property
@@ -46,10 +48,27 @@ def fits(shape: ConvShape) -> bool:
 
 
 def plan(shape: ConvShape, target: Target) -> DepthwisePlan:
-    """Choose the tiles of ``shape``: a register each for pixels, kernel columns and the input, and two to spare."""
-    lanes = target.lanes(itemsize(shape.acc_dtype))
-    pixels = max(4, min(_MOST_PIXELS, target.registers - min(shape.kernel[1], 7) - 3))
-    return DepthwisePlan(shape, split_panels(shape.out_channels, lanes, 1), row_tiles(shape, pixels))
+    """Choose the tiles of ``shape``."""
+    blocks, pixels = choose_tile(shape, target)
+    panels = split_panels(shape.out_channels, target.lanes(itemsize(shape.acc_dtype)), blocks)
+    return DepthwisePlan(shape, panels, row_tiles(shape, pixels))
+
+
+def choose_tile(shape: ConvShape, target: Target) -> tuple[int, int]:
+    """(vectors of channels, pixels) of a tile.
+
+    Accumulators, one row of weights and an input vector stay in registers. Few pixels and whole cache lines of
+    channels where neighbours lie so that they share a set of L1: such loads are started one after the other only.
+    """
+    many = target.registers > 16
+    step = shape.x_strides[2] * itemsize(shape.x_dtype)
+    if step % _SET == 0:
+        return (4, 4) if many else (4, 2)
+    if not many:
+        return (2, 4)
+    if target.vector_bytes < _LINE or step % (_SET // 2) == 0:
+        return (2, 7)
+    return (1, min(_MOST_PIXELS, target.registers - min(shape.kernel[1], 7) - 3))
 
 
 def pack(weights: np.ndarray[Any, Any], plan: DepthwisePlan, zero_point: Any = 0) -> np.ndarray[Any, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import tvm
 import tvm_ffi
 from tvm import s_tir, te, tirx
 
-from onyxc.backends.cuda import lower, matmul, schedule
-from onyxc.backends.cuda.stages import Stage, key, materialised
-from onyxc.backends.cuda.unit import Sum, Unit
+from onyxc.backends.cuda import lower, matmul, rows, schedule
+from onyxc.backends.cuda.stages import Key, Stage, key, materialised
+from onyxc.backends.cuda.unit import Readers, Sum, Unit, readers_of
 from onyxc.backends.kernels.generic import Piece
+from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 from onyxc.compiler.errors import BuildError, OnyxcError
 
@@ -30,13 +32,21 @@ def build_all(
     """
     stages = materialised(inputs, outputs)
     memory = {key(t): t for t in (*inputs, *(t for s in stages for t in s.tensors))}
-    sums = _sums(stages, memory, {hash(t.op) for t in outputs})
-    kernels = [s for s in stages if s not in sums]
+    readers, wanted = readers_of(stages, memory), {hash(t.op) for t in outputs}
+    row_groups = {row.stage: row for row in rows.find(stages, readers, wanted)}
+    within = {s for row in row_groups.values() for s in row.sums}
+    sums = _sums([s for s in stages if s not in within], readers, wanted)
+    kernels = [s for s in stages if s not in sums and s not in within]
     pieces = []
     for index, stage in enumerate(kernels):
         label = lower.symbol(name if len(kernels) == 1 else f"{name}_{index}")
+        mine = [s for s in sums.values() if s.reader is stage]
+        if not stage.size:
+            pieces.append(_nothing(label, stage))
+            continue
         try:
-            pieces.append(_piece(label, stage, [s for s in sums.values() if s.reader is stage], memory, target))
+            made = _row(row_groups[stage], memory) if stage in row_groups else _plain(stage, mine, memory)
+            pieces.append(_piece(label, stage, made, memory, target))
         except OnyxcError:
             raise
         except (RuntimeError, ValueError, TypeError) as error:
@@ -45,12 +55,8 @@ def build_all(
     return pieces, [t for s in kernels for t in s.tensors if key(t) not in known]
 
 
-def _sums(stages: list[Stage], memory: dict[Any, Any], outputs: set[int]) -> dict[Stage, Sum]:
+def _sums(stages: list[Stage], readers: Readers, outputs: set[int]) -> dict[Stage, Sum]:
     """Reductions whose elements are each read once, by one element of one injective stage."""
-    readers: dict[Any, list[tuple[Stage, list[Any]]]] = {}
-    for stage in stages:
-        for tensor, places in Unit(memory).trace(stage).items():
-            readers.setdefault(tensor, []).append((stage, places))
     sums = {}
     for stage in stages:
         if not stage.is_reduction or hash(stage.op) in outputs or schedule.shares(stage.size, stage.domain):
@@ -77,15 +83,38 @@ def _inside(place: Sequence[Any], stage: Stage, reader: Stage) -> bool:
     return all(analyzer.can_prove(tirx.all(i >= 0, i < a.dom.extent)) for i, a in limits)
 
 
-def _piece(name: str, stage: Stage, sums: list[Sum], memory: dict[Any, Any], target: Target) -> Piece:
-    unit = Unit(memory)
-    plan = matmul.plan(stage, sums, memory)
+@dataclass(frozen=True)
+class _Made:
+    unit: Unit
+    schedule: s_tir.Schedule
+    results: list[Any]
+    parts: list[Stage]
+
+
+def _row(row: rows.Row, memory: dict[Key, Any]) -> _Made:
+    return _Made(*rows.build(row, memory), [*row.sums, row.stage])
+
+
+def _plain(stage: Stage, sums: list[Sum], memory: dict[Key, Any]) -> _Made:
+    unit, plan = Unit(memory), matmul.plan(stage, sums, memory)
     sch, results = matmul.build(plan, unit) if plan else _threads(stage, sums, unit)
-    (launch,) = lower.launches(sch.mod["main"], target)
-    reads = list(unit.reads)
-    kernel = lower.kernel(launch, list(range(len(reads) + len(results))), name, target)
-    kernel.work = sum(s.domain * max(1, s.work) for s in (stage, *(s.stage for s in sums)))
-    return Piece(kernel, (*(memory[r] for r in reads), *stage.tensors), len(reads))
+    return _Made(unit, sch, results, [stage, *(s.stage for s in sums)])
+
+
+def _nothing(name: str, stage: Stage) -> Piece:
+    """A kernel for results without elements; the host program never launches it."""
+    parameters = ", ".join(f"void* p{i}" for i in range(len(stage.tensors)))
+    source = f'extern "C" __global__ void {name}({parameters}) {{}}\n'
+    return Piece(Kernel(name, source=source), tuple(stage.tensors), 0)
+
+
+def _piece(name: str, stage: Stage, made: _Made, memory: dict[Key, Any], target: Target) -> Piece:
+    (launch,) = lower.launches(made.schedule.mod["main"], target)
+    everything = [*(memory[r] for r in made.unit.reads), *stage.tensors]
+    used = sorted(launch.arguments)  # without what the simplifier found to be needless
+    kernel = lower.kernel(launch, used, name, target)
+    kernel.work = sum(s.domain * max(1, s.work) for s in made.parts)
+    return Piece(kernel, tuple(everything[i] for i in used), sum(i < len(made.unit.reads) for i in used))
 
 
 def _threads(stage: Stage, sums: list[Sum], unit: Unit) -> tuple[s_tir.Schedule, list[Any]]:

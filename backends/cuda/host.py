@@ -82,9 +82,8 @@ class _Writer:
         outputs = [self.stage(b) for b in self.program.outputs]
         counts = [self.program.counts.get(b.name) for b in self.program.outputs]
         counted = [self.stage(b) if b else -1 for b in counts]
-        for buffer, place in dict(zip([*self.program.outputs, *counts], [*outputs, *counted], strict=True)).items():
-            if buffer:
-                self.transfer(DOWNLOAD, buffer, place)
+        for buffer in dict.fromkeys([*self.program.outputs, *(b for b in counts if b)]):
+            self.transfer(DOWNLOAD, buffer, self.staging[buffer])
         self.close(1)
         most = max([1, *(len(s.args) for s in self.program.walk() if isinstance(s, Call))])
         records = [

@@ -9,7 +9,7 @@ blocks TVM rewrites them into forms that its schedule primitives do not recognis
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from tvm.tirx import expr as nodes
 
 from onyxc.backends.cuda.stages import Key, Stage, key
 from onyxc.backends.kernels.expression import Expr, Var, dtype_of, is_call, transform
+
+Readers = dict[Key, list[tuple[Stage, list[tuple[Expr, ...]]]]]
 
 
 @dataclass(frozen=True)
@@ -68,38 +70,60 @@ class Unit:
 
     def results(self, stage: Stage, sums: Sequence[Sum] = ()) -> list[Any]:
         """The results of ``stage`` over one flat axis; those of ``sums`` are computed beside them."""
-        beside = [(s.stage, self._compute(s.stage, stage, s.place)) for s in sums]
+
+        def beside(total: Sum) -> Callable[[Expr], dict[Var, Expr]]:
+            return lambda i: self._at(total.place, unflat(stage.op.axis, i), total.stage)
+
+        made = [(s.stage, self.reduction(s.stage, (stage.size,), beside(s))) for s in sums]
 
         def element(index: Expr) -> Expr:
-            for reduction, tensors in beside:
-                self.local.update({key(t): made[index] for t, made in zip(reduction.tensors, tensors, strict=True)})
+            for reduction, tensors in made:
+                self.local.update({key(t): m[index] for t, m in zip(reduction.tensors, tensors, strict=True)})
             return self.expand(stage.op.body[0], unflat(stage.op.axis, index))
 
         if stage.is_reduction:
-            return self._compute(stage, stage, tuple(a.var for a in stage.op.axis))
+            return self.reduction(stage, (stage.size,), lambda i: unflat(stage.op.axis, i))
         return [te.compute((stage.size,), element, name=str(stage.op.name))]
 
-    def _compute(self, reduction: Stage, reader: Stage, place: tuple[Expr, ...]) -> list[Any]:
-        """``reduction`` over the flat axis of ``reader``, at ``place`` in the reader's axes."""
-        body = reduction.op.body[0]
+    def reduction(
+        self,
+        stage: Stage,
+        shape: Sequence[int],
+        axes: Callable[..., dict[Var, Expr]],
+        before: Callable[..., None] = lambda *_: None,
+    ) -> list[Any]:
+        """``stage`` over other axes of ``shape``; ``axes`` gives what its own are there. ``before`` sets `local`."""
+        body = stage.op.body[0]
 
-        def element(index: Expr) -> Any:
-            at = unflat(reader.op.axis, index)
-            env = axes_env(reduction.op.axis, [self.expand(p, at) for p in place])
+        def element(*index: Expr) -> Any:
+            before(*index)
+            env = axes(*index)
             sources = tvm_ffi.Array([self.expand(s, env) for s in body.source])  # one object: te compares by it
             init = tvm_ffi.Array([self.expand(i, env) for i in body.init])
             rest = (sources, body.axis, self.expand(body.condition, env))
             parts = [nodes.Reduce(body.combiner, *rest, i, init) for i in range(len(sources))]
             return parts if len(parts) > 1 else parts[0]
 
-        made = te.compute((reader.size,), element, name=str(reduction.op.name))
+        made = te.compute(shape, element, name=str(stage.op.name))
         return list(made) if isinstance(made, Sequence) else [made]
+
+    def _at(self, place: Sequence[Expr], env: Mapping[Var, Expr], stage: Stage) -> dict[Var, Expr]:
+        return axes_env(stage.op.axis, [self.expand(p, env) for p in place])
 
     def _placeholder(self, tensor: Any) -> Any:
         if key(tensor) not in self.reads:
             shape = [int(d) for d in tensor.shape]
             self.reads[key(tensor)] = te.placeholder(shape, str(tensor.dtype), name=str(tensor.op.name))
         return self.reads[key(tensor)]
+
+
+def readers_of(stages: Sequence[Stage], memory: Mapping[Key, Any]) -> Readers:
+    """Which of ``stages`` read each tensor, and where, in the reader's axes."""
+    readers: Readers = {}
+    for stage in stages:
+        for tensor, places in Unit(memory).trace(stage).items():
+            readers.setdefault(tensor, []).append((stage, places))
+    return readers
 
 
 def axes_env(axes: Sequence[Any], indices: Sequence[Expr]) -> dict[Var, Expr]:

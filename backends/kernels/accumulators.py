@@ -8,7 +8,7 @@ from typing import Protocol
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.kernels.expression import Expr, dtype_of, substitute
+from onyxc.backends.kernels.expression import Expr, dtype_of, occurrences, substitute
 from onyxc.backends.kernels.floats import decode, encode, memory_dtype
 from onyxc.backends.kernels.nest import Fold, Scope
 
@@ -21,6 +21,9 @@ class Point(Protocol):
 
     def emit(self, expr: Expr) -> Expr:
         """``expr`` in terms of the current loops."""
+
+    def hold(self, value: Expr) -> Expr:
+        """``value`` computed once, for several uses at the current point."""
 
 
 class State:
@@ -48,7 +51,7 @@ class State:
         """The combiner applied."""
         env = dict(zip(self.fold.operands, [*left, *right], strict=True))
         results = [substitute(r, env) for r in self.fold.combined]
-        return results if len(results) == 1 else [T.bind(r) for r in results]
+        return results if len(results) == 1 else [self.writer.hold(r) for r in results]
 
     def include(self, lane: Expr, values: list[Expr]) -> None:
         """Combine ``values`` into one lane."""
@@ -57,7 +60,10 @@ class State:
     def add(self, lane: Expr) -> None:
         """Combine the sources at the current point into one lane."""
         self.writer.bind(self.fold.scope)
-        self.include(lane, [T.bind(self.writer.emit(s)) for s in self.fold.sources])
+        values = [self.writer.emit(s) for s in self.fold.sources]
+        rights = self.fold.operands[len(values) :]
+        used = [sum(node.same_as(r) for e in self.fold.combined for node in occurrences(e)) for r in rights]
+        self.include(lane, [v if n < 2 else self.writer.hold(v) for v, n in zip(values, used, strict=True)])
 
     def combine_lanes(self) -> None:
         """Halve the lanes until one is left."""

@@ -121,6 +121,13 @@ def walk(expr: Expr) -> Iterator[Expr]:
         stack += reversed(operands(node))
 
 
+def occurrences(expr: Expr) -> Iterator[Expr]:
+    """All nodes of the expression as a tree: shared ones as often as they occur."""
+    yield expr
+    for part in operands(expr):
+        yield from occurrences(part)
+
+
 def free_vars(*exprs: Expr) -> set[Var]:
     """The variables read by ``exprs`` and not bound inside."""
     found: set[Var] = set()

@@ -16,15 +16,8 @@ from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.accumulators import State
 from onyxc.backends.kernels.axes import cuts, friendliness, safe_everywhere, scope_ranges
-from onyxc.backends.kernels.expression import (
-    Expr,
-    Var,
-    free_vars,
-    is_guard,
-    is_load,
-    transform,
-)
-from onyxc.backends.kernels.floats import FORMATS, encode, encode8, memory_dtype
+from onyxc.backends.kernels.expression import Expr, Var, dtype_of, free_vars, is_guard, is_load, transform
+from onyxc.backends.kernels.floats import FORMATS, decode, encode, encode8, memory_dtype
 from onyxc.backends.kernels.nest import Fold, Nest, Scope, expressions, key
 from onyxc.backends.kernels.schedule import BLOCK, STRIP, Schedule, level_of
 
@@ -62,8 +55,7 @@ class Writer:
         self.levels = [level_of(f, nest.scope) for f in nest.folds]
         self.lane: Var | None = None  # axis that is a vector in the statement being written
         self.number: Expr = tirx.const(0, "int32")  # lane of that vector
-        self.scratch: list[Any] = []
-        self.kept = 0
+        self.width = 1  # lanes of it
         self.strip: tuple[Var, Expr, Expr] | None = None  # axis, first, count of the loop around a vector
 
     # --- expressions
@@ -91,9 +83,9 @@ class Writer:
         stash = self.nest.stash
         for var, value in scope.bindings:
             if stash and var.same_as(stash.loaded):
-                self.env[var] = T.bind(tirx.BufferLoad(self.outputs[0], [self.offset()]))
+                self.env[var] = self.hold(tirx.BufferLoad(self.outputs[0], [self.offset()]))
                 continue
-            self.env[var] = T.bind(self.emit(value))
+            self.env[var] = self.hold(self.emit(value))
             if stash and var.same_as(stash.stored):
                 self.env[self.nest.scope.axes[-1]] = self.env[scope.axes[-1]]
                 T.buffer_store(self.outputs[0], self.env[var], [self.offset()])
@@ -106,8 +98,6 @@ class Writer:
         if not prod(extents):
             T.evaluate(tirx.const(0, "int32"))
             return
-        if any(str(t.dtype) in FORMATS for t in self.nest.outputs):
-            self.scratch = [T.alloc_buffer((self.plan.lanes * BLOCK,), "uint32", scope="local") for _ in range(4)]
         self.folds(0)
         with T.serial(begin, end) as task:
             if self.plan.chunk:
@@ -170,15 +160,19 @@ class Writer:
         for buffer, tensor, value in zip(self.outputs, self.nest.outputs, self.nest.values, strict=True):
             kind = str(tensor.dtype)
             result = self.emit(value)
-            code = encode8(result, kind, self.keep) if kind in FORMATS else encode(result, kind)
+            code = encode8(result, kind, self.hold) if kind in FORMATS else encode(result, kind)
             T.buffer_store(buffer, code, [self.offset()])
 
-    def keep(self, value: Expr) -> Expr:
-        """Store a uint32 in scratch memory, a lane each, and load it again."""
-        buffer = self.scratch[self.kept % len(self.scratch)]
-        self.kept += 1
-        T.buffer_store(buffer, value, [self.number])
-        return tirx.BufferLoad(buffer, [self.number])
+    def hold(self, value: Expr) -> Expr:
+        """``value`` computed once, for several uses at the current point.
+
+        It waits in memory, a lane each, not in a let variable: TVM substitutes those back, into trees that grow
+        exponentially, and loses them where it takes a vector statement apart. LLVM makes registers of it.
+        """
+        kind = dtype_of(value)
+        buffer = T.alloc_buffer((self.width,), memory_dtype(kind), scope="local")
+        T.buffer_store(buffer, encode(value, kind), [self.number])
+        return decode(tirx.BufferLoad(buffer, [self.number]), kind)
 
     def offset(self) -> Expr:
         """Where the current point lies in an output."""
@@ -225,10 +219,10 @@ class Writer:
             zero = tirx.const(0, "int32")
             number = stack.enter_context(T.vectorized(0, lanes)) if lanes > 1 else zero
             self.env[axis] = base + number
-            before = self.lane, self.number
-            self.lane, self.number = axis if lanes > 1 else None, number
+            before = self.lane, self.number, self.width
+            self.lane, self.number, self.width = axis if lanes > 1 else None, number, lanes
             yield number
-            self.lane, self.number = before
+            self.lane, self.number, self.width = before
 
     # --- reductions
 

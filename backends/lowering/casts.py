@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tvm import tirx
+from tvm import te, tirx
 
 from onyxc.backends.lowering import narrow
-from onyxc.backends.lowering.registry import elementwise, storage
+from onyxc.backends.lowering.registry import broadcast, elementwise, lowers, storage
 from onyxc.backends.lowering.scalar import attr, bits, cast, element, is_floating, like, wide
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.ir.graph import Node
@@ -36,7 +36,7 @@ def convert(x: Expr, target: str, saturate: bool = True, rounding: str = "up") -
     if narrow.is_narrow(target):
         return narrow.encode(to_float(x), target, saturate, rounding)
     if target == "bool":
-        return x if element(x) == "bool" else tirx.NE(wide(x), like(wide(x), 0))
+        return _nonzero(wide(x))
     if target in SUB_BYTE:
         return _wrap(_integer(x, "int32"), target)
     if target in ("float16", "bfloat16"):
@@ -44,6 +44,13 @@ def convert(x: Expr, target: str, saturate: bool = True, rounding: str = "up") -
     if is_floating(x) and not target.startswith("float"):
         return _integer(x, target)
     return cast(wide(x), target)
+
+
+def _nonzero(x: Expr) -> Expr:
+    if element(x) == "bool":
+        return x
+    differs = tirx.NE(x, like(x, 0))  # code generation makes this an ordered comparison, false for NaN
+    return tirx.Or(differs, tirx.isnan(x)) if is_floating(x) else differs
 
 
 def to_float(x: Expr) -> Expr:
@@ -85,10 +92,10 @@ def cast_to(node: Node, x: Expr) -> Expr:
     return convert(plain(x, source), target, bool(attr(node, "saturate", 1)), attr(node, "round_mode", "up"))
 
 
-@elementwise("CastLike")
-def cast_like(node: Node, x: Expr, other: Expr) -> Expr:
-    """X as the element type of the second input."""
-    return cast_to(node, x)
+@lowers("CastLike")
+def cast_like(node: Node, inputs: list[te.Tensor | None]) -> list[te.Tensor]:
+    """X as the element type of the second input, whose shape plays no part."""
+    return [broadcast(node, [x for x in inputs[:1] if x is not None], cast_to)]
 
 
 @elementwise("BitCast")

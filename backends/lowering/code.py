@@ -1,7 +1,7 @@
 """The frame of an imperative lowering: flat arrays of a node's inputs, outputs and scratch.
 
-A kernel takes every input that is not left out, in order, constants included (`arguments`); then every output that
-is not left out (has a name); then the real shapes of its dynamic outputs (`dynamic`); then scratch.
+A kernel takes every input that is not left out, in order, constants included (`arguments`); then every output, also
+those left out (without a name), which it does not write; then the real shapes of its `dynamic` outputs; then scratch.
 """
 
 from __future__ import annotations
@@ -59,22 +59,19 @@ def kernel(
 ) -> Imperative:
     """The Imperative of ``node``, one task of which ``write`` writes.
 
-    Its outputs are those of the node that are not left out, then an int64[rank] for each dynamic one.
+    Its outputs are those of the node (what is left out is not written), then an int64[rank] for each dynamic one.
     ``outputs``: shapes and dtypes of all; default: those of the node (for a dynamic output, its bound).
     """
     if outputs is None:
         outputs = [(s, v.dtype) for s, v in zip(bound(node), node.outputs, strict=True)]
-    present = [i for i, v in enumerate(node.outputs) if v.name]
     reported = dynamic(node)
     counts: list[Spec] = [((len(outputs[i][0]),), "int64") for i in reported]
 
     def emit(task: Expr, inputs: list[Array], results: list[Array], emitter: Emitter) -> None:
         given = iter(inputs)
-        outs: list[Array | None] = [None] * len(node.outputs)
-        for number, array in zip(present, results, strict=False):
-            outs[number] = array.flat
-        shapes = dict(zip(reported, results[len(present) :], strict=True))
+        outs = [a.flat if v.name else None for v, a in zip(node.outputs, results, strict=False)]
+        shapes = dict(zip(reported, results[len(node.outputs) :], strict=True))
         ins = [None if v is None else next(given).flat for v in node.inputs]
         write(Code(node, task, ins, outs, [a.flat for a in emitter.scratch], shapes, emitter))
 
-    return Imperative([*(outputs[i] for i in present), *counts], max(1, tasks), emit, list(scratch), work)
+    return Imperative([*outputs, *counts], max(1, tasks), emit, list(scratch), work)

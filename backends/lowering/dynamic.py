@@ -5,8 +5,8 @@ The convention:
     * A dynamic output has a bound shape, `bound`: the largest it can be. Its memory has that size.
     * The kernel lays data out densely by the *real* shape: the first prod(real shape) elements are the answer
       (NonZero's row d starts at element d * n, n being the real count). What lies behind is left as it was.
-    * The Imperative's outputs are the node's outputs that are not left out (that have a name), in order, then for
-      each dynamic one of them, in order, an int64[rank] that receives its real shape. `dynamic` lists these.
+    * The Imperative's outputs are the node's outputs, in order (one that is left out, without a name, is not
+      written), then for each dynamic one that is there an int64[rank] that receives its real shape: `dynamic`.
 """
 
 from __future__ import annotations

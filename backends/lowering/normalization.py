@@ -115,7 +115,7 @@ def instance_normalization(node: Node, inputs: Inputs) -> list[Any]:
 def group_normalization(node: Node, inputs: Inputs) -> list[Any]:
     """Groups of channels normalized together, then scale and bias by channel."""
     x, scale, bias = needed(node, inputs), needed(node, inputs, 1), needed(node, inputs, 2)
-    shape = node.output.dims
+    shape = shape_of(x)
     groups = int(attr(node, "num_groups"))
     each = shape[1] // groups
 
@@ -184,7 +184,7 @@ def _blended(node: Node, old: Any, new: Any) -> Any:
 @lowers("MeanVarianceNormalization")
 def mean_variance_normalization(node: Node, inputs: Inputs) -> list[Any]:
     """(x - mean) / deviation over given axes."""
-    x, shape = widen(needed(node, inputs)), node.output.dims
+    x, shape = widen(needed(node, inputs)), shape_of(inputs[0])
     along = axes(attr(node, "axes", (0, 2, 3)), len(shape))
     mean = mean_of(x, along)
     variance = variance_of(x, mean, along)

@@ -10,8 +10,8 @@ from tvm import te, tirx
 
 from onyxc.backends.lowering.reduction import arg_reducer, fold
 from onyxc.backends.lowering.registry import lowers
-from onyxc.backends.lowering.scalar import attr, cast, like, raised, wide
-from onyxc.backends.lowering.tensors import Inputs, at, compute, guarded, inside, needed, ravel, shape_of
+from onyxc.backends.lowering.scalar import attr, cast, like, raised, select, wide
+from onyxc.backends.lowering.tensors import Inputs, at, compute, every, guarded, inside, needed, ravel, shape_of
 from onyxc.backends.lowering.windows import window
 from onyxc.compiler.ir.graph import Node
 
@@ -93,11 +93,16 @@ def _max_with_indices(node: Node, pool: Pool) -> list[Any]:
 
     def pair(*index: Expr) -> Any:
         where, asked = pool.places(index[2:])
-        value = wide(at(pool.x, [*index[:2], *where]))
         order = (where[::-1], size[::-1]) if attr(node, "storage_order") else (where, size)
-        number = guarded(asked, ravel(*order), tirx.const(2**31 - 1, "int32"))
-        outside = lowest(str(value.ty.dtype))
-        return reducer((number, guarded(asked, value, outside)), axis=pool.taps)
+        number, condition = ravel(*order), every(asked)
+        if condition is None:
+            value = wide(at(pool.x, [*index[:2], *where]))
+        else:
+            near = [tirx.max(tirx.min(i, d - 1), 0) for i, d in zip(where, size, strict=True)]
+            value = wide(at(pool.x, [*index[:2], *near]))
+            value = select(condition, value, lowest(str(value.ty.dtype)))
+            number = select(condition, number, like(number, 2**31 - 1))
+        return reducer((number, value), axis=pool.taps)
 
     found = te.compute(tuple(shape), lambda *i: pair(*i), name="max_pool")
     channels, image = shape[1], prod(size)

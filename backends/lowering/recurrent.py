@@ -24,7 +24,7 @@ from onyxc.backends.lowering.code import Code, kernel
 from onyxc.backends.lowering.gates import Gate, gates
 from onyxc.backends.lowering.registry import imperative
 from onyxc.backends.lowering.rowdots import Block, block, products, put, spread, take
-from onyxc.backends.lowering.words import Expr, cast, fill, fix, i32, when
+from onyxc.backends.lowering.words import Expr, cast, fill, fix, hold, i32, when
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.ir.graph import Node
 
@@ -353,29 +353,29 @@ class Direction:
         """Gates i, o, f, c; peepholes i, o, f. The new cell is not clipped, as in onnxruntime."""
         f, g, h = self.functions
         old = self.get("c", b, unit)
-        i = fix(f(self.clip(self.peephole(self.gate(row, b, unit, 0), 0, old, unit))))
+        i = hold(f(self.clip(self.peephole(self.gate(row, b, unit, 0), 0, old, unit))))
         if self.spec.coupled:
             forget = spread(tirx.const(1, self.dtype), self.lanes) - i
         else:
             forget = f(self.clip(self.peephole(self.gate(row, b, unit, 2), 2, old, unit)))
         fresh = g(self.clip(self.gate(row, b, unit, 3)))
-        cell = fix(fix(forget) * old + i * fix(fresh))
-        o = fix(f(self.clip(self.peephole(self.gate(row, b, unit, 1), 1, cell, unit))))
+        cell = fix(hold(forget) * old + i * hold(fresh))
+        o = hold(f(self.clip(self.peephole(self.gate(row, b, unit, 1), 1, cell, unit))))
         self.put("c", b, unit, cell)
-        self.put("h", b, unit, o * fix(h(cell)))
+        self.put("h", b, unit, o * hold(h(cell)))
 
     def reset(self, row: Expr, b: Expr, unit: Expr) -> None:
         """c = r * h."""
-        r = fix(self.functions[0](self.clip(self.gate(row, b, unit, 1))))
+        r = hold(self.functions[0](self.clip(self.gate(row, b, unit, 1))))
         self.put("c", b, unit, r * self.get("h", b, unit))
 
     def gru(self, row: Expr, b: Expr, unit: Expr) -> None:
         """Gates z, r, h."""
         f, g = self.functions
         old = self.get("h", b, unit)
-        z = fix(f(self.clip(self.gate(row, b, unit, 0))))
+        z = hold(f(self.clip(self.gate(row, b, unit, 0))))
         if self.spec.linear_before_reset:
-            r = fix(f(self.clip(self.gate(row, b, unit, 1))))
+            r = hold(f(self.clip(self.gate(row, b, unit, 1))))
             own, recurrent = self.get("pre", row * 3 + 2, unit), self.get("again", b * 3 + 2, unit)
             if self.b is not None:
                 own = own + self.get("bias", i32(2), unit)
@@ -383,7 +383,7 @@ class Direction:
             inside: Any = own + r * recurrent
         else:
             inside = self.gate(row, b, unit, 2)
-        fresh = fix(g(self.clip(inside)))
+        fresh = hold(g(self.clip(inside)))
         self.put("h", b, unit, fresh + z * (old - fresh))
 
     def rnn(self, row: Expr, b: Expr, unit: Expr) -> None:

@@ -15,7 +15,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.imperative import Array
-from onyxc.backends.lowering.words import Expr, cast, fix
+from onyxc.backends.lowering.words import Expr, cast, fix, span
 
 Address = Callable[[Expr], Expr]
 
@@ -36,11 +36,6 @@ def block(lanes: int, registers: int, outputs: int, inputs: int) -> Block:
         rows *= 2
     columns = 2 if inputs > 1 and registers >= 2 * rows + 6 else 1
     return Block(lanes, rows, columns)
-
-
-def span(start: Expr, lanes: int, step: int = 1) -> Expr:
-    """The index of ``lanes`` elements, ``step`` apart."""
-    return start if lanes == 1 else tirx.Ramp(start, step, lanes)
 
 
 def spread(value: Expr, lanes: int) -> Expr:

@@ -13,7 +13,7 @@ from onyxc.backends.kernels.imperative import Imperative
 from onyxc.backends.lowering.code import Code, kernel
 from onyxc.backends.lowering.registry import imperative, static
 from onyxc.backends.lowering.scalar import like, select
-from onyxc.backends.lowering.words import Cell, Expr, cast, every, fix, i32, ravel, strides
+from onyxc.backends.lowering.words import Cell, Expr, cast, every, fix, hold, i32, ravel, strides
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.ir.graph import Node
 
@@ -34,13 +34,12 @@ def reflected(x: Expr, low: float, high: float) -> Expr:
     if reach <= 0:
         return like(x, low)
     below = x < like(x, low)
-    distance = fix(select(below, like(x, low) - x, x - like(x, high)))
-    turns = fix(cast(distance / like(x, reach), "int32"))
-    rest = fix(distance - cast(turns, str(x.ty.dtype)) * like(x, reach))
-    even = tirx.EQ(turns & 1, 0)
-    from_low = fix(tirx.Or(every(below, even), every(tirx.Not(below), tirx.Not(even))))
+    distance = hold(select(below, like(x, low) - x, x - like(x, high)))
+    turns = hold(cast(distance / like(x, reach), "int32"))
+    rest = hold(distance - cast(turns, str(x.ty.dtype)) * like(x, reach))
+    from_low = tirx.EQ(turns & 1, cast(x >= like(x, low), "int32"))
     inside = every(x >= like(x, low), x <= like(x, high))
-    return fix(select(inside, x, select(from_low, like(x, low) + rest, like(x, high) - rest)))
+    return hold(select(inside, x, select(from_low, like(x, low) + rest, like(x, high) - rest)))
 
 
 @dataclass(frozen=True)
@@ -63,20 +62,20 @@ class Axis:
         length = like(x, self.extent)
         place = (x + one) / two * (length - one) if self.align else ((x + one) * length - one) / two
         place = tirx.max(like(x, -FAR), tirx.min(like(x, FAR), place))
-        place = fix(tirx.round(place) if self.mode == "nearest" else place)
+        place = hold(tirx.round(place) if self.mode == "nearest" else place)
         low, high = (like(x, b) for b in self.borders)
         if self.padding == "border":
             clamped = tirx.max(like(x, 0), tirx.min(like(x, self.extent - 1), place))
-            return fix(select(every(place >= low, place <= high), place, clamped))
+            return hold(select(every(place >= low, place <= high), place, clamped))
         return reflected(place, *self.borders) if self.padding == "reflection" else place
 
     def taps(self, x: Expr) -> list[tuple[Expr, Expr, Expr | None]]:
         """Index (always valid), weight and, for zero padding, whether the element exists."""
         if self.mode == "nearest":
             return [self.tap(i32(x), like(x, 1))]
-        base = fix(tirx.floor(x))
-        t = fix(x - base)
-        start = fix(i32(base))
+        base = hold(tirx.floor(x))
+        t = hold(x - base)
+        start = hold(i32(base))
         if self.mode == "linear":
             return [self.tap(start, like(x, 1) - t), self.tap(start + 1, t)]
         return [self.tap(start + i - 1, w) for i, w in enumerate(cubic(t))]
@@ -88,7 +87,7 @@ class Axis:
             exists = every(index >= 0, index < self.extent)
         elif self.padding == "reflection":
             index = i32(reflected(cast(index, "float32"), *self.borders))
-        return fix(T.max(T.min(index, self.extent - 1), 0)), fix(weight), exists
+        return hold(T.max(T.min(index, self.extent - 1), 0)), hold(weight), exists
 
 
 def cubic(t: Expr) -> list[Expr]:
@@ -126,7 +125,7 @@ def grid_sample(node: Node) -> Imperative:
         image, point = fix(tirx.truncdiv(code.task, points)), fix(tirx.truncmod(code.task, points))
         found = []
         for number, axis in enumerate(axes):  # the grid's last dimension counts from the innermost axis
-            value = fix(cast(grid[code.task * rank + (rank - 1 - number)], kind))
+            value = hold(cast(grid[code.task * rank + (rank - 1 - number)], kind))
             found.append(axis.taps(axis.position(value)))
         corners = []
         for taps in product(*found):
@@ -136,8 +135,8 @@ def grid_sample(node: Node) -> Imperative:
             exist = [e for _, _, e in taps if e is not None]
             if exist:
                 weight = select(every(*exist), weight, like(weight, 0))
-            exists = fix(every(*exist)) if exist else None
-            corners.append((fix(ravel([i for i, _, _ in taps], strides(spatial))), fix(weight), exists))
+            exists = hold(every(*exist)) if exist else None
+            corners.append((hold(ravel([i for i, _, _ in taps], strides(spatial))), hold(weight), exists))
         with T.serial(0, channels) as c:
             plane = fix((image * channels + c) * prod(spatial))
             total = Cell(kind, 0)

@@ -23,6 +23,23 @@ def fix(value: Expr) -> Expr:
     return T.bind(value)
 
 
+def span(start: Expr, lanes: int, step: int = 1) -> Expr:
+    """The index of ``lanes`` elements, ``step`` apart."""
+    return start if lanes == 1 else tirx.Ramp(start, step, lanes)
+
+
+def hold(value: Expr) -> Expr:
+    """``value`` as it is now, through a local array.
+
+    For the results of mathematical functions, on whose Bind TVM's LowerIntrin fails, and for what is used several
+    times in a chain: TVM's passes put a Bind's value back in place of the variable, where it doubles each time.
+    """
+    kind, lanes = str(value.ty.dtype).partition("x")[0], int(value.ty.dtype.lanes)
+    local = T.alloc_buffer((lanes,), kind, scope="local")
+    T.buffer_store(local, value, [span(0, lanes)])
+    return local[span(0, lanes)]
+
+
 def i32(value: Expr | int) -> Expr:
     """``value`` as an int32, the type of every index."""
     return cast(value, "int32")

@@ -14,6 +14,8 @@ from onyxc.compiler.cli.app import app
 from onyxc.compiler.errors import OptionError
 from onyxc.compiler.transform import Pass, Record
 
+RULES = 4  # of a pass that the table of passes shows
+
 
 @app.command("compile")
 def compile_(
@@ -124,11 +126,17 @@ def show_records(records: list[Record]) -> None:
             record.after.zeros,
             f"{record.after.bytes / 1e6:.2f}",
             f"{record.after.flops / 1e6:.1f}",
-            ", ".join(f"{rule} {count}" for rule, count in record.counts.items()),
+            _done(record),
         )
         for record in records
     ]
     report.table(("pass", "s", "nodes", "parameters", "zeros", "MB", "MFLOP", "done"), rows)
+
+
+def _done(record: Record) -> str:
+    texts = [f"{rule} {count}" for rule, count in record.counts.items()]
+    more = [f"and {len(texts) - RULES} more"] if len(texts) > RULES else []
+    return ", ".join([*texts[:RULES], *more])
 
 
 def _as_json(records: list[Record]) -> list[dict[str, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
@@ -29,10 +30,18 @@ JsonFile = Annotated[
 def bindings(dims: list[str], shapes: list[str], values: list[str]) -> dict[str, Any]:
     """The keyword arguments of `loader.load` for the three binding options."""
     return {
-        "input_dims": dict(_dim(text) for text in dims),
-        "input_shapes": dict(_shape(text) for text in shapes),
-        "input_values": dict(_value(text) for text in values),
+        "input_dims": _unique("--input-dim", map(_dim, dims)),
+        "input_shapes": _unique("--input-shape", map(_shape, shapes)),
+        "input_values": _unique("--input-value", map(_value, values)),
     }
+
+
+def _unique(option: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if made.setdefault(name, value) != value:
+            raise OptionError(f"{option} {name}: given twice, as {made[name]} and as {value}")
+    return made
 
 
 def _dim(text: str) -> tuple[str, int]:

@@ -114,7 +114,8 @@ def _feeds(folder: str, given: Sequence[str], seed: int = 0) -> Feeds:
         if name not in feeds:
             raise InputError(f"--input {name}: the model has no such input; there are {', '.join(feeds) or 'none'}")
         try:
-            found = np.load(file, allow_pickle=False)
+            with open(file, "rb") as opened:
+                found = np.load(opened, allow_pickle=False)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise OptionError(f"--input {name}: cannot read {file} as a .npy file ({error})") from error
         if not isinstance(found, np.ndarray):

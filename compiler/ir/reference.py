@@ -49,13 +49,14 @@ def evaluate(graph: Graph, feeds: Mapping[str, Any], every: bool = False) -> dic
 
 def run_node(node: Node, arrays: list[Any], opset: int = schema.OPSET) -> list[Any]:
     """The outputs of one node for given inputs."""
-    body = node.attrs.get("body")
-    if node.domain == schema.DOMAIN and isinstance(body, Graph):
-        feeds = {v.name: a for v, a in zip(body.inputs, arrays, strict=True)}
-        return list(evaluate(body, feeds).values())
     key = f"{node.domain}.{node.op}" if node.domain else node.op
     if key in TABLE:
         return [TABLE[key](node, *arrays)]
+    if node.domain == schema.DOMAIN:
+        body = node.attrs.get("body")
+        inner = body if isinstance(body, Graph) else schema.decomposed(node, opset)
+        given = (a for a, v in zip(arrays, node.inputs, strict=True) if v is not None)
+        return list(evaluate(inner, {v.name: a for v, a in zip(inner.inputs, given, strict=True)}).values())
     from onnx.reference import ReferenceEvaluator
 
     made = proto.node_to_proto(node, schema.find(node.op, opset, node.domain))

@@ -46,6 +46,14 @@ def decomposition(name: str) -> Callable[[Decomposition], Decomposition]:
     return register
 
 
+def decomposed(node: Node, opset: int) -> Graph:
+    """An operator of ours in standard operators; the graph's inputs are those of the node."""
+    made = Graph(node.op, opset)
+    inputs = [made.add_input(v.name, v.type) for v in node.inputs if v is not None]
+    made.add_output(DECOMPOSITIONS[node.op](node, made, inputs))
+    return made
+
+
 @cache
 def find(op: str, opset: int, domain: str = "") -> Any | None:
     """The onnx.defs schema of an operator at an opset version, or None."""

@@ -8,12 +8,12 @@ from typing import Any
 import onnx
 
 from onyxc.compiler.ir.graph import Graph
-from onyxc.compiler.loader.from_onnx import infer_shapes, to_graph
+from onyxc.compiler.loader.from_onnx import complete, declared_type, infer_shapes, to_graph
+from onyxc.compiler.loader.functions import function_body, opset_of
 from onyxc.compiler.loader.read import bind, read
-from onyxc.compiler.loader.functions import function_body
 from onyxc.compiler.loader.to_onnx import to_model
 
-__all__ = ["function_body", "load", "to_model"]
+__all__ = ["function_body", "load", "opset_of", "to_model"]
 
 
 def load(
@@ -38,4 +38,9 @@ def load(
         model = to_model(model)
     source = read(model)
     bind(source, input_dims, input_shapes, input_values)
-    return to_graph(infer_shapes(source.proto), source.tensors)
+    declared = [declared_type(v) for v in source.proto.graph.output]
+    graph = to_graph(infer_shapes(source.proto), source.tensors)
+    if not (input_dims or input_shapes or input_values):  # which would make stale what is declared
+        for value, type in zip(graph.outputs, declared, strict=True):
+            complete(value, type)
+    return graph

@@ -13,7 +13,8 @@ from onnx import AttributeProto, numpy_helper, shape_inference
 from onyxc.compiler.errors import ModelError, UnsupportedError
 from onyxc.compiler.ir import infer, proto, schema
 from onyxc.compiler.ir.graph import Array, Attribute, Graph, Node, Value
-from onyxc.compiler.ir.types import DTYPES, TensorType, Type
+from onyxc.compiler.ir.types import DTYPES, Dim, TensorType, Type
+from onyxc.compiler.loader.checks import check_node, check_output
 
 Scope = MutableMapping[str, Value]
 
@@ -21,9 +22,9 @@ Scope = MutableMapping[str, Value]
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """Types of all inner values, constants propagated through shape arithmetic.
 
-    Declared shapes of inner values and outputs are dropped first: exporters leave stale ones. Where inference fails for a
-    node (it also does for some valid functions of onnx.defs), its outputs stay untyped; `to_graph` infers them, or says
-    what is wrong.
+    Declared shapes of inner values and outputs are dropped first: exporters leave stale ones. Where inference fails
+    for a node (it also does for some valid functions of onnx.defs), its outputs stay untyped; `to_graph` infers them,
+    or says what is wrong.
     """
     del model.graph.value_info[:]
     for value in model.graph.output:
@@ -33,6 +34,21 @@ def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
         return shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     except (shape_inference.InferenceError, ValueError, RuntimeError):
         return shape_inference.infer_shapes(model, data_prop=True)
+
+
+def complete(value: Value, declared: Type) -> None:
+    """Take over from a declared type the dimensions of which inference knows nothing."""
+    if not isinstance(value.type, TensorType) or not isinstance(declared, TensorType) or declared.shape is None:
+        return
+    if value.const is None and (value.type.shape is None or len(value.type.shape) == len(declared.shape)):
+        found = value.type.shape or declared.shape
+        shape = tuple(d if _guess(f) else f for f, d in zip(found, declared.shape, strict=True))
+        value.type = TensorType(value.type.dtype, shape)
+
+
+def _guess(dim: Dim) -> bool:
+    """Whether the dimension is a name that shape inference made up."""
+    return isinstance(dim, str) and (dim == "?" or dim.startswith("unk__"))
 
 
 def to_graph(model: onnx.ModelProto, tensors: dict[str, Array]) -> Graph:
@@ -59,17 +75,23 @@ def _fill(
             scope[value.name] = graph.constant(tensors[value.name], value.name)
         elif value.name not in {t.name for t in source.initializer}:
             typed = value.type.WhichOneof("value") is not None or index >= len(inputs)
-            scope[value.name] = graph.add_input(value.name, _type(value) if typed else inputs[index])
+            scope[value.name] = graph.add_input(value.name, declared_type(value) if typed else inputs[index])
     known = [v for v in (*source.value_info, *source.output) if v.type.WhichOneof("value") is not None]
-    types = {v.name: _type(v) for v in known}
+    types = {v.name: declared_type(v) for v in known}
     _add_nodes(graph, source.node, scope, types)
     for value in source.output:
         if value.name not in scope:
             raise ModelError(f"output {value.name!r} is not produced by any node")
+        check_output(scope[value.name], graph.root().opset)
         graph.add_output(scope[value.name], value.name)
 
 
-def _type(value: onnx.ValueInfoProto) -> Type:
+def declared_type(value: onnx.ValueInfoProto) -> Type:
+    """The type that a model states for a value.
+
+    Raises:
+        UnsupportedError: values of that kind are not supported.
+    """
     try:
         return proto.type_from_proto(value.type)
     except ValueError as error:
@@ -110,6 +132,7 @@ def _add_nodes(
         scope.update((n, v) for n, v in zip(source.output, node.outputs, strict=True) if n)
         if not all(_known(types.get(n)) for n in source.output if n):
             _infer(node, opset)
+        check_node(node, opset)
 
 
 def _known(type: Type | None) -> bool:

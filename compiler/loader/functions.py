@@ -21,10 +21,11 @@ def function_body(node: Node, opset: int) -> tuple[Graph, list[Value]] | None:
 
     A body counts only where its operators mean the same at ``opset``.
     """
-    model, read = operator_to_model(node, opset)
+    version = opset_of(node)
+    model, read = operator_to_model(node, version)
     call = model.graph.node[0]
     types = [b"" if v is None else proto.type_to_proto(v.type).SerializeToString() for v in node.inputs]
-    for data in _bodies(schema.find(node.op, opset, node.domain), call, types):
+    for data in _bodies(schema.find(node.op, version, node.domain), call, types):
         function = onnx.FunctionProto.FromString(data)
         if not function.node or not _valid(function.node, opset):
             continue
@@ -35,6 +36,13 @@ def function_body(node: Node, opset: int) -> tuple[Graph, list[Value]] | None:
         model.functions.append(function)
         return to_graph(infer_shapes(onnx.inliner.inline_local_functions(model)), {}), read
     return None
+
+
+def opset_of(node: Node) -> int:
+    """The version of the node's domain in its model."""
+    assert node.graph is not None
+    root = node.graph.root()
+    return root.domains.get(node.domain, 1) if node.domain else root.opset
 
 
 def _bodies(found: Any, node: onnx.NodeProto, types: list[bytes]) -> Iterator[bytes]:

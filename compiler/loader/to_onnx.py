@@ -35,14 +35,15 @@ def to_model(graph: Graph) -> onnx.ModelProto:
 Renamed = dict[Value, str]
 
 
-def operator_to_model(node: Node, opset: int) -> tuple[onnx.ModelProto, list[Value]]:
+def operator_to_model(node: Node, version: int) -> tuple[onnx.ModelProto, list[Value]]:
     """A model of one node, and the values that its inputs stand for: all that the node reads, each once."""
     inner = [v for g in node.subgraphs() for v in (*g.captured(), *_constants(g))]
     read = list(dict.fromkeys([*(v for v in node.inputs if v is not None), *inner]))
+    opset = node.graph.root().opset if node.graph is not None else version
     made = _node(node, opset, {})
     inputs, outputs = ([_info(v.name, v) for v in values if v.name] for values in (read, node.outputs))
     graph = helper.make_graph([made], node.op, inputs, outputs)
-    imports = [helper.make_opsetid(d, opset) for d in {"", node.domain}]
+    imports = [helper.make_opsetid(d, v) for d, v in {"": opset, node.domain: version}.items()]
     return helper.make_model(graph, opset_imports=imports, ir_version=IR_VERSION), read
 
 
@@ -59,13 +60,12 @@ def _graph(graph: Graph, opset: int, outer_names: Renamed) -> onnx.GraphProto:
     for node in graph:
         made.node.append(_node(node, opset, renamed))
     for index, (value, name) in enumerate(zip(graph.outputs, graph.output_names, strict=True)):
-        if renamed.get(value, value.name) != name or graph.outputs.index(value) != index or outer:
-            final = name if not outer else f"{name}__out{index}"
-            if renamed.get(value, value.name) != final:
-                made.node.append(helper.make_node("Identity", [renamed.get(value, value.name)], [final]))
-            made.output.append(_info(final, value))
-        else:
-            made.output.append(_info(name, value))
+        own = renamed.get(value, value.name)
+        direct = value.producer is not None and value.producer.graph is graph and graph.outputs.index(value) == index
+        if not direct:
+            name = f"{own}__out{index}" if outer else name
+            made.node.append(helper.make_node("Identity", [own], [name]))
+        made.output.append(_info(own if direct else name, value))
     made.value_info.extend(
         _info(renamed.get(v, v.name), v)
         for n in graph
@@ -122,12 +122,7 @@ def _is_function(node: Node) -> bool:
 def _body(node: Node, opset: int) -> Graph:
     """What a function node computes: its body, or its decomposition."""
     body = node.attrs.get("body")
-    if isinstance(body, Graph):
-        return body
-    made = Graph(node.op, opset)
-    inputs = [made.add_input(v.name, v.type) for v in node.inputs if v is not None]
-    made.add_output(schema.DECOMPOSITIONS[node.op](node, made, inputs))
-    return made
+    return body if isinstance(body, Graph) else schema.decomposed(node, opset)
 
 
 def _function_name(node: Node) -> str:

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from onyxc.compiler.ir import infer, schema
 from onyxc.compiler.ir.graph import Graph, Node, Value, inline
-from onyxc.compiler.loader import function_body
+from onyxc.compiler.loader import function_body, opset_of
 from onyxc.compiler.transform import Pass, PassResult
 
 # Functions that are better lowered whole: elementwise, normalisations, reductions.
@@ -46,7 +46,7 @@ class ExpandFunctions(Pass):
         work = list(graph.walk())[::-1]
         while work:
             node = work.pop()
-            if node.domain or node.op in self.keep or node.graph is None or not has_body(node, graph.opset):
+            if node.graph is None or (not node.domain and node.op in self.keep) or not has_body(node):
                 continue
             found = function_body(node, graph.opset)
             if found is None:
@@ -57,9 +57,9 @@ class ExpandFunctions(Pass):
         return PassResult(dict(counts), dict(refused))
 
 
-def has_body(node: Node, opset: int) -> bool:
+def has_body(node: Node) -> bool:
     """Whether onnx.defs has a function body for the operator."""
-    found = schema.find(node.op, opset)
+    found = schema.find(node.op, opset_of(node), node.domain)
     return found is not None and bool(found.has_function or found.has_context_dependent_function)
 
 

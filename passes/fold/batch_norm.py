@@ -1,6 +1,6 @@
 """Scales and shifts per channel go into the weights next to them.
 
-    BatchNormalization(Conv(x, w, b))  ->  Conv(x, w * s, b * s + t)    s = scale / sqrt(var + epsilon), t = B - mean * s
+    BatchNormalization(Conv(x, w, b))  ->  Conv(x, w * s, b * s + t)   s = scale / sqrt(var + epsilon), t = B - mean * s
     Conv(x, w) * s,  Conv(x, w) + t    ->  Conv(x, w * s), Conv(x, w, t)
     Conv(x * s + t, w, b)              ->  Conv(x, w * s, b + sum(w * t))      without padding, or where t = 0
     (MatMul(x, w) + b) * s             ->  MatMul(x, w * s) + b * s

@@ -242,9 +242,9 @@ def _fix_expand(node: Node, known: Known) -> bool:
     if not all(isinstance(e, int) for e in target):
         return False
     _set(node, np.array(target, np.int64))
-    shape = node.output.tensor.shape
-    if shape is not None and len(shape) == len(elements):
-        node.output.type = TensorType(value.dtype, tuple(map(_dim, elements, shape)))
+    result = node.output.tensor.shape
+    if result is not None and len(result) == len(elements):
+        node.output.type = TensorType(value.dtype, tuple(map(_dim, elements, result)))
     return True
 
 

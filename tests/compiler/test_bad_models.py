@@ -13,6 +13,7 @@ import onnx
 import onnx.parser
 import pytest
 from onnx import TensorProto, helper
+
 from onyxc.compiler.errors import ModelError, OptionError, UnsupportedError
 from onyxc.compiler.ir.verify import verify
 from onyxc.compiler.loader import load
@@ -95,12 +96,12 @@ def test_bad_node(node: onnx.NodeProto, message: str) -> None:
 
 
 def test_cycle() -> None:
-    with pytest.raises(ModelError, match="(?i)topological|sorted|b"):
+    with pytest.raises(ModelError, match=r"(?i)topological|sorted|b"):
         load(made([helper.make_node("Add", ["x", "b"], ["a"]), helper.make_node("Relu", ["a"], ["b"])], output="b"))
 
 
 def test_duplicate_names() -> None:
-    with pytest.raises(ModelError, match="'?a'?"):
+    with pytest.raises(ModelError, match=r"'?a'?"):
         load(made([helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Neg", ["x"], ["a"])], output="a"))
     with pytest.raises(ModelError, match="x"):
         load(made([helper.make_node("Add", ["x", "x"], ["y"])], inputs="xx"))
@@ -118,7 +119,10 @@ def test_duplicate_names() -> None:
         ("g (float[2, 3] x, float[2, 4] z) => (float[2, 3] y) { y = Add(x, z) }", "Add"),
         ("g (float[2, 3] x, float[2, 4] z) => (float[2, 3] y) { a = Relu(x) y = MatMul(a, z) }", "MatMul"),
         ("g (float[2, 3] x) => (float[7] y) <int64[1] s = {7}> { y = Reshape(x, s) }", "Reshape"),
-        ("g (float[1, 3, 4, 4] x) => (float[?] y) <float[2, 5, 1, 1] w = {1,1,1,1,1,1,1,1,1,1}> { y = Conv(x, w) }", "Conv"),
+        (
+            "g (float[1, 3, 4, 4] x) => (float[?] y) <float[2, 5, 1, 1] w = {1,1,1,1,1,1,1,1,1,1}> { y = Conv(x, w) }",
+            "Conv",
+        ),
     ],
 )
 def test_type_or_shape_clash(body: str, message: str) -> None:
@@ -127,8 +131,11 @@ def test_type_or_shape_clash(body: str, message: str) -> None:
 
 
 def test_old_scan() -> None:
-    scan = """<ir_version: 10, opset_import: ["" : 8]> g (float[1, 2] s, float[1, 3, 2] x) => (float[1, 2] y, float[1, 3, 2] z) {
-      y, z = Scan <num_scan_inputs = 1, body = b (float[2] p, float[2] q) => (float[2] r, float[2] t) { r = Add(p, q) t = Relu(r) }> ("", s, x)
+    scan = """<ir_version: 10, opset_import: ["" : 8]>
+    g (float[1, 2] s, float[1, 3, 2] x) => (float[1, 2] y, float[1, 3, 2] z) {
+      y, z = Scan <num_scan_inputs = 1,
+        body = b (float[2] p, float[2] q) => (float[2] r, float[2] t) { r = Add(p, q) t = Relu(r) }
+      > ("", s, x)
     }"""
     with pytest.raises(ModelError, match="Scan of opset 8 cannot be upgraded"):
         load(onnx.parser.parse_model(scan))
@@ -222,7 +229,7 @@ def test_external_data_short(tmp_path: Path, size: int, entries: dict[str, str])
 def test_external_data_huge(tmp_path: Path) -> None:
     path = _external(tmp_path, "w.bin", dims=(1 << 40, 1 << 20))
     (path.parent / "w.bin").write_bytes(bytes(24))
-    with pytest.raises(ModelError, match="external data of 'w'.*too short"):
+    with pytest.raises(ModelError, match=r"external data of 'w'.*too short"):
         load(path)
 
 
@@ -301,5 +308,7 @@ def test_binding_that_does_not_fit() -> None:
 
 
 def test_input_value() -> None:
-    graph = load(parse("g (float[2] x, int64 n) => (float[2] y) { m = Cast <to = 1> (n) y = Mul(x, m) }"), input_values={"n": 3})
+    graph = load(
+        parse("g (float[2] x, int64 n) => (float[2] y) { m = Cast <to = 1> (n) y = Mul(x, m) }"), input_values={"n": 3}
+    )
     assert [v.name for v in graph.inputs] == ["x"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from onyxc.compiler.check import difference, run_reference
 from onyxc.compiler.ir import infer
 from onyxc.compiler.ir.graph import Graph, Value, inline

@@ -1,8 +1,9 @@
-"""Golden cases: ``tests/passes/<folder>/<case>.txt`` holds a pipeline, a model in ONNX text, and the text after the pipeline.
+"""Golden cases: ``tests/passes/<folder>/<case>.txt`` holds a pipeline, a model in ONNX text, and our text after it.
 
-Lines of ``#`` at the top say what the case shows. Initializers may be left without data: ``float[8,3,3,3] w`` in the list of
-initializers is filled with seeded normal numbers. ``pytest --update`` writes what the pipeline gives now. Every case
-also checks that the verifier holds, that a second run changes nothing, and that the results are the same.
+Lines of ``#`` at the top say what the case shows. A line ``random float[8, 3, 3, 3] w`` in the body makes an
+initializer of seeded normal numbers (positive ones where the name begins with var). ``pytest --update`` writes what the
+pipeline gives now. Every case also checks that the verifier holds, that a second run changes nothing, and that the
+results are the same.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx.parser
+
 from onyxc.compiler.ir.graph import Graph, Value
 from onyxc.compiler.ir.verify import verify
 from onyxc.compiler.loader import load
@@ -47,9 +48,13 @@ def test_a_factor_per_channel_breaks_the_palette() -> None:
 
 def test_moving_keeps_facts() -> None:
     text = """<ir_version: 10, opset_import: ["" : 26]>
-    g (float[3] x) => (float[3] y) <float[2, 3] w = {0, 1, 2, 0, 0, 1}> { t = Transpose(w)  z = MatMul(x, w)  y = MatMul(t, z) }"""
-    graph = load(onnx.parser.parse_model(text.replace("MatMul(x, w)", "MatMul(w, x)")))
-    weight = next(graph.root().nodes[0].inputs[i] for i in (0,))
+    g (float[3, 1] x) => (float[3, 1] y) <float[2, 3] w = {0, 1, 2, 0, 0, 1}> {
+      z = MatMul(w, x)
+      t = Transpose(w)
+      y = MatMul(t, z)
+    }"""
+    graph = load(onnx.parser.parse_model(text))
+    weight = graph.nodes[0].inputs[0]
     assert weight is not None
     assert weight.const is not None
     weight.facts.update(sparsity=weight.const != 0, palette=np.array([0, 1, 2], np.float32))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.parser
+
 from onyxc.compiler.check import Feeds, difference, random_array, random_inputs, run_onnxruntime, run_reference
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.loader import load, to_model

@@ -10,8 +10,9 @@ from pathlib import Path
 from shutil import copytree
 from typing import ClassVar, Literal
 
-import onyxc.passes
 import pytest
+
+import onyxc.passes
 from onyxc.compiler.errors import OptionError
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.transform import Pass, PassResult
@@ -59,7 +60,7 @@ def test_every_pass_of_the_table_loads(name: str) -> None:
         Sample(),
         Sample(count=-3, ratio=1e-3, deep=True),
         Sample(names=("a*", "b"), block=(16, 1), limit=7),
-        Sample(mode="exact", text="two words {and} \"quotes\" \\"),
+        Sample(mode="exact", text='two words {and} "quotes" \\'),
         Sample(names=("layer one",)),
     ],
 )
@@ -151,7 +152,7 @@ def test_plugin_package(tmp_path: Path) -> None:
     script = (
         f"import sys; sys.path.insert(0, {str(site)!r})\n"
         "import onnx.parser, onyxc.passes\n"
-        "model = onnx.parser.parse_model('<ir_version: 10, opset_import: [\"\" : 26]> "
+        'model = onnx.parser.parse_model(\'<ir_version: 10, opset_import: ["" : 26]> '
         "g (float[2] x) => (float[2] y) { y = Relu(x) }')\n"
         "made = onyxc.passes.parse('relu-to-abs{limit=1}')\n"
         "print(made, made(model).graph.node[0].op_type, 'tvm' in sys.modules)\n"

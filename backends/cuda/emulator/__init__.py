@@ -1,7 +1,9 @@
 """CUDA without a GPU: the very source of the kernels compiled for the CPU, behind a libcuda.so.1 of ours.
 
-`build_driver` makes that library; a host program loads it where ``ONYXC_LIBCUDA`` names it. `Device` calls it
-from Python, to run single kernels in tests.
+    build_driver([host.source(program)], folder)      -> folder/libcuda.so.1
+    ONYXC_LIBCUDA=folder/libcuda.so.1                 the artifact's host program loads it in place of the driver
+
+`device.Device` calls it from Python, to run single kernels in tests.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def _translated(index: int, source: str) -> tuple[str, list[str]]:
 def driver_source(sources: Sequence[str]) -> str:
     """C++ source of a libcuda.so.1 with the kernels of ``sources``."""
     kernels = [part for source in sources for part in re.split(r'^(?=extern "C" __global__)', source, flags=re.M)]
-    parts = [_translated(i, source) for i, source in enumerate(kernels)]
+    parts = [_translated(i, source) for i, source in enumerate(kernels) if source.strip()]
     table = [entry for _, entries in parts for entry in entries]
     return "\n".join(
         [

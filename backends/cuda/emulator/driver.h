@@ -17,18 +17,21 @@ struct Work { // one node of a graph
 typedef std::vector<Work> Graph;
 
 static std::vector<Allocation> allocations;
-static Graph *recording;
+static thread_local Graph *recording; // captures are of the calls of one thread
+static std::mutex lock;               // of `allocations`, and one launch at a time
 static int sticky, contexts;
 static size_t shared_limit[4096];
 static const size_t PAGE = 4096, GUARD = 64 << 20; // never accessible, behind every allocation
 
 static bool holds(uint64_t address, size_t bytes) {
+    std::lock_guard<std::mutex> held(lock);
     for (const Allocation &a : allocations)
         if (address >= (uint64_t)a.start && address + bytes <= (uint64_t)a.start + a.bytes) return true;
     return false;
 }
 
 static int perform(Work &work) {
+    std::lock_guard<std::mutex> held(lock);
     if (!work.kernel) {
         memmove((void *)work.values[0], (void *)work.values[1], work.bytes);
         return 0;
@@ -104,10 +107,12 @@ API int cuMemAlloc_v2(uint64_t *address, size_t bytes) {
     mprotect(pages, room, PROT_READ | PROT_WRITE);
     unsigned char *start = (unsigned char *)pages + room - used;
     memset(pages, 0xff, room);
+    std::lock_guard<std::mutex> held(lock);
     allocations.push_back({(unsigned char *)pages, start, room + GUARD, bytes});
     return *address = (uint64_t)start, 0;
 }
 API int cuMemFree_v2(uint64_t address) {
+    std::lock_guard<std::mutex> held(lock);
     for (size_t i = 0; i < allocations.size(); i++)
         if ((uint64_t)allocations[i].start == address) {
             munmap(allocations[i].pages, allocations[i].room);

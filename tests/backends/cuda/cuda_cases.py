@@ -86,7 +86,17 @@ def _argmax() -> Case:
 
 def _softmax() -> Case:
     x = tensor(6, 200)
-    return Case("softmax", [x], [topi.nn.softmax(x, axis=1)], softmax, 3)
+    return Case("softmax", [x], [topi.nn.softmax(x, axis=1)], softmax, 1)
+
+
+def _softmax_channels() -> Case:
+    x = tensor(2, 40, 7)
+    return Case("softmax_channels", [x], [topi.nn.softmax(x, axis=1)], lambda x: softmax(x, 1), 3)
+
+
+def _softmax_wide() -> Case:
+    x = tensor(3, 2, 700)
+    return Case("softmax_wide", [x], [topi.nn.softmax(x, axis=-1)], softmax, 1)
 
 
 def _layer_norm() -> Case:
@@ -99,7 +109,7 @@ def _layer_norm() -> Case:
     def reference(x: Array, g: Array) -> Array:
         return (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-5) * g
 
-    return Case("layer_norm", [x, g], [y], reference, 3)
+    return Case("layer_norm", [x, g], [y], reference, 1)
 
 
 def _conv(name: str, n: int, c: int, o: int, size: int, kernel: int, stride: int) -> Case:
@@ -190,7 +200,19 @@ def _several() -> Case:
 
 
 CASES = [
-    *(_elementwise(), _scalar(), _columns(), _rows(), _argmax(), _softmax(), _layer_norm(), _depthwise(), _integers()),
+    *(
+        _elementwise(),
+        _scalar(),
+        _columns(),
+        _rows(),
+        _argmax(),
+        _softmax(),
+        _softmax_channels(),
+        _softmax_wide(),
+        _layer_norm(),
+        _depthwise(),
+        _integers(),
+    ),
     *(_residual(), _pool(), _concat(), _gather(), _several()),
     _conv("conv", 1, 16, 24, 14, 3, 1),
     _conv("conv_ragged", 2, 3, 20, 15, 3, 2),

@@ -39,12 +39,17 @@ def model(op: str, direction: str, attributes: dict[str, Any], inputs: str, outp
         "W": (d, gates * HIDDEN, INPUTS),
         "R": (d, gates * HIDDEN, HIDDEN),
         "B": (d, 2 * gates * HIDDEN),
-        **{"h": (d, BATCH, HIDDEN), "c": (d, BATCH, HIDDEN), "P": (d, 3 * HIDDEN)},
+        "h": (d, BATCH, HIDDEN),
+        "c": (d, BATCH, HIDDEN),
+        "P": (d, 3 * HIDDEN),
     }
     random = np.random.default_rng(1)
-    feeds = {n: random.normal(size=shapes[n]).astype(np.float32) * 0.3 for n in inputs if n in shapes}
-    if "L" in inputs:
-        feeds["L"] = np.array([5, 2, 4], np.int32)
+    lengths = np.array([5, 2, 4], np.int32)
+    feeds: Feeds = {
+        n: lengths if n == "L" else random.normal(size=shapes[n]).astype(np.float32) * np.float32(0.3)
+        for n in inputs
+        if n != "-"
+    }
     names = [n if n != "-" else "" for n in inputs]
     results = [n if n != "-" else "" for n in outputs.split()]
     node = helper.make_node(op, names, results, hidden_size=HIDDEN, direction=direction, **attributes)

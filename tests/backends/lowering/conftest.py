@@ -1,4 +1,4 @@
-"""onnx's own node conformance cases, lowered, compiled to one library an operator, run and compared."""
+"""Graphs lowered, compiled to one library a batch, run and compared: onnx's node cases, or graphs made by tests."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from onyxc.compiler.ir.types import numpy_dtype
 from onyxc.compiler.loader import load
 
 Array = np.ndarray[Any, Any]
+Job = tuple[str, Callable[[], Graph], Sequence[Array], Sequence[Array], float, float]
 
 # Operands that are constants in real models, but run-time inputs in the suite: operator -> input slots.
 PARAMETERS: dict[str, tuple[int, ...]] = {
@@ -40,38 +41,155 @@ PARAMETERS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 
 
+# ---- from a graph to numbers
+
+
 @dataclass
-class Case:
-    """One conformance case."""
+class Task:
+    """A graph on its way. ``error`` says what went wrong first."""
 
     name: str
-    model: onnx.ModelProto
-    data: list[tuple[list[Any], list[Any]]]
-    rtol: float
-    atol: float
+    error: str = ""
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+    arrays: list[Array] = field(default_factory=list)
+    pieces: list[Any] = field(default_factory=list)
+    inner: list[Any] = field(default_factory=list)
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Run ``action``; what it raises becomes the error."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                action()
+        except Exception as error:
+            lines = [x for x in str(error).strip().splitlines() if x.strip()] or [""]
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(frame.filename).name}:{frame.lineno}"
+            self.error = f"{type(error).__name__}: {lines[0]} | {lines[-1]} ({where})"[:400]
+
+
+def express(graph: Graph) -> tuple[dict[Value, Any], dict[Value, Any]]:
+    """The TE tensor of every value, and of those that are placeholders."""
+    tensors: dict[Value, Any] = {}
+    leaves: dict[Value, Any] = {}
+
+    def tensor(value: Value | None) -> Any:
+        if value is None:
+            return None
+        if value not in tensors:
+            tensors[value] = leaves[value] = te.placeholder(value.dims, storage(value.dtype), name="x")
+        return tensors[value]
+
+    for value in graph.inputs:
+        tensor(value)
+    for node in graph:
+        made = lower(node, [tensor(v) for v in node.inputs])
+        tensors.update(zip(node.outputs, made, strict=False))
+    return tensors, leaves
+
+
+def prepare(task: Task, graph: Graph, arrays: Sequence[Array], name: str, target: Target) -> None:
+    """From the graph to kernels."""
+    tensors, leaves = express(graph)
+    given: dict[Value, Any] = dict(zip(graph.inputs, arrays, strict=True))
+    task.inputs = list(leaves.values())
+    task.arrays = [given.get(v, v.const) for v in leaves]
+    task.outputs = [tensors[v] for v in graph.outputs]
+    task.dtypes = [v.dtype for v in graph.outputs]
+    for tensor, value in zip(task.outputs, graph.outputs, strict=True):
+        made = (tuple(int(d) for d in tensor.shape), str(tensor.dtype))
+        wanted = (value.dims if value.tensor.is_static else made[0], storage(value.dtype))
+        assert made == wanted, f"made {made}, wanted {wanted}"
+    task.pieces, task.inner = build_all(name, task.inputs, task.outputs, target)
+
+
+def aligned(shape: Sequence[int], dtype: str) -> Array:
+    """An array as kernels expect them, filled with a pattern."""
+    kind = numpy_dtype(dtype)
+    raw = np.full(prod(shape) * kind.itemsize + ALIGNMENT + SLACK, 0xA5, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + prod(shape) * kind.itemsize].view(kind).reshape(shape)
+
+
+def execute(task: Task, library: ctypes.CDLL) -> list[Array]:
+    """The outputs, by the compiled kernels."""
+    memory: dict[Any, Array] = {}
+    for tensor, array in zip(task.inputs, task.arrays, strict=True):
+        memory[key(tensor)] = aligned([int(d) for d in tensor.shape], str(tensor.dtype))
+        memory[key(tensor)][...] = np.asarray(array).view(memory[key(tensor)].dtype)
+    for tensor in (*task.inner, *task.outputs):
+        memory.setdefault(key(tensor), aligned([int(d) for d in tensor.shape], str(tensor.dtype)))
+    for piece in task.pieces:
+        pointers = [ctypes.c_void_p(memory[key(t)].ctypes.data) for t in piece.args]
+        getattr(library, piece.kernel.name)(*pointers, ctypes.c_int32(0), ctypes.c_int32(piece.kernel.tasks))
+    return [memory[key(t)].view(numpy_dtype(d)) for t, d in zip(task.outputs, task.dtypes, strict=True)]
+
+
+def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
+    """What is wrong with ``actual``; nothing if it is right."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return f"{actual.dtype}{actual.shape} instead of {expected.dtype}{expected.shape}"
+    tolerance = max(rtol, 2**-6) if expected.dtype.name == "bfloat16" else rtol
+    if expected.dtype.kind not in "fiub" or (expected.dtype.itemsize < 2 and expected.dtype.kind == "f"):
+        actual, expected = actual.astype(np.float32), expected.astype(np.float32)
+    if np.allclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True):
+        return ""
+    wrong = ~np.isclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True)
+    return f"{wrong.sum()} of {wrong.size} differ, first {actual[wrong][:4]} instead of {expected[wrong][:4]}"
+
+
+_numbers = itertools.count()
+
+
+def run_jobs(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
+    """What went wrong with each job; an empty text where nothing did."""
+    target = host()
+    tasks = [Task(job[0]) for job in jobs]
+    for number, (task, job) in enumerate(zip(tasks, jobs, strict=True)):
+        task.attempt(lambda t=task, j=job, n=number: prepare(t, j[1](), j[2], f"k{n}", target))  # type: ignore[misc]
+    kernels = [p.kernel for t in tasks for p in t.pieces]
+    stem = folder / f"cases{next(_numbers)}"
+    paths = []
+    for index, data in enumerate(compile_objects(kernels, target)):
+        paths.append(Path(f"{stem}_{index}.o"))
+        paths[-1].write_bytes(data)
+    subprocess.run(["cc", "-shared", "-Wl,-z,defs", "-o", f"{stem}.so", *paths, "-lm"], check=True)
+    library = ctypes.CDLL(f"{stem}.so")
+
+    def check(task: Task, job: Job) -> None:
+        results = execute(task, library)
+        assert len(results) == len(job[3])
+        for got, want in zip(results, job[3], strict=True):
+            task.error = task.error or difference(got, np.asarray(want), job[4], job[5])
+
+    for task, job in zip(tasks, jobs, strict=True):
+        if not task.error:
+            task.attempt(lambda t=task, j=job: check(t, j))  # type: ignore[misc]
+    return {t.name: t.error for t in tasks}
+
+
+# ---- onnx's node cases
 
 
 @cache
-def cases() -> dict[str, list[Case]]:
+def cases() -> dict[str, list[Any]]:
     """The node cases by operator, expanded functions left out."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from onnx.backend.test.loader import load_model_tests
 
         tests = load_model_tests(kind="node")
-    found: dict[str, list[Case]] = defaultdict(list)
+    found: dict[str, list[Any]] = defaultdict(list)
     for test in tests:
         if "_expanded" not in test.name:
-            found[test.model.graph.node[0].op_type].append(
-                Case(test.name, test.model, test.data_sets, test.rtol, test.atol)
-            )
+            found[test.model.graph.node[0].op_type].append(test)
     return found
 
 
 def _array(value: Any) -> Any:
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
-    return np.asarray(value) if isinstance(value, np.generic) else value
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
 def promote(model: onnx.ModelProto, arrays: Sequence[Array]) -> tuple[onnx.ModelProto, list[Array]]:
@@ -93,138 +211,24 @@ def promote(model: onnx.ModelProto, arrays: Sequence[Array]) -> tuple[onnx.Model
     return made, left
 
 
-@dataclass
-class Job:
-    """A case on its way: TE tensors, kernels and the arrays that go in and should come out."""
+def job_of(test: Any) -> Job:
+    """A conformance case as a job."""
+    inputs, outputs = ([_array(a) for a in arrays] for arrays in test.data_sets[0])
+    model, left = promote(test.model, inputs)
 
-    case: Case
-    error: str = ""
-    inputs: list[Any] = field(default_factory=list)
-    outputs: list[Any] = field(default_factory=list)
-    dtypes: list[str] = field(default_factory=list)
-    arrays: list[Array] = field(default_factory=list)
-    expected: list[Array] = field(default_factory=list)
-    pieces: list[Any] = field(default_factory=list)
-    inner: list[Any] = field(default_factory=list)
+    def graph() -> Graph:
+        return load(model, input_shapes={v.name: a.shape for v, a in zip(model.graph.input, left, strict=True)})
 
-
-def express(graph: Graph, constants: bool = True) -> tuple[dict[Value, Any], dict[Value, Any]]:
-    """The TE tensor of every value, and of those that are placeholders."""
-    tensors: dict[Value, Any] = {}
-    leaves: dict[Value, Any] = {}
-
-    def tensor(value: Value | None) -> Any:
-        if value is None:
-            return None
-        if value not in tensors:
-            tensors[value] = leaves[value] = te.placeholder(value.dims, storage(value.dtype), name="x")
-        return tensors[value]
-
-    for value in graph.inputs:
-        tensor(value)
-    for node in graph:
-        made = lower(node, [tensor(v) for v in node.inputs])
-        tensors.update(zip(node.outputs, made, strict=False))
-    return tensors, leaves
-
-
-def prepare(job: Job, number: int, target: Target) -> None:
-    """From the model to kernels."""
-    inputs, outputs = job.case.data[0]
-    model, arrays = promote(job.case.model, [_array(a) for a in inputs])
-    graph = load(model, input_shapes={v.name: a.shape for v, a in zip(model.graph.input, arrays, strict=True)})
-    tensors, leaves = express(graph)
-    given = dict(zip(graph.inputs, arrays, strict=True))
-    job.inputs = list(leaves.values())
-    job.arrays = [given.get(v, v.const) for v in leaves]  # type: ignore[misc]
-    job.outputs = [tensors[v] for v in graph.outputs]
-    job.dtypes = [v.dtype for v in graph.outputs]
-    for tensor_, value in zip(job.outputs, graph.outputs, strict=True):
-        made, want = (tuple(int(d) for d in tensor_.shape), str(tensor_.dtype)), (value.dims, storage(value.dtype))
-        assert made == want, f"made {made}, wanted {want}"
-    job.expected = [_array(a) for a in outputs]
-    job.pieces, job.inner = build_all(f"k{number}", job.inputs, job.outputs, target)
-
-
-def aligned(shape: Sequence[int], dtype: str) -> Array:
-    """An array as kernels expect them, filled with a pattern."""
-    kind = numpy_dtype(dtype)
-    raw = np.full(prod(shape) * kind.itemsize + ALIGNMENT + SLACK, 0xA5, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + prod(shape) * kind.itemsize].view(kind).reshape(shape)
-
-
-def execute(job: Job, library: ctypes.CDLL) -> list[Array]:
-    """The outputs, by the compiled kernels."""
-    memory: dict[Any, Array] = {}
-    for tensor, array in zip(job.inputs, job.arrays, strict=True):
-        memory[key(tensor)] = aligned([int(d) for d in tensor.shape], str(tensor.dtype))
-        memory[key(tensor)][...] = np.asarray(array).view(memory[key(tensor)].dtype)
-    for tensor in (*job.inner, *job.outputs):
-        memory.setdefault(key(tensor), aligned([int(d) for d in tensor.shape], str(tensor.dtype)))
-    for piece in job.pieces:
-        pointers = [ctypes.c_void_p(memory[key(t)].ctypes.data) for t in piece.args]
-        getattr(library, piece.kernel.name)(*pointers, ctypes.c_int32(0), ctypes.c_int32(piece.kernel.tasks))
-    return [memory[key(t)].view(numpy_dtype(d)) for t, d in zip(job.outputs, job.dtypes, strict=True)]
-
-
-def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
-    """What is wrong with ``actual``; nothing if it is right."""
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return f"{actual.dtype}{actual.shape} instead of {expected.dtype}{expected.shape}"
-    tolerance = max(rtol, 2**-6) if expected.dtype.name == "bfloat16" else rtol
-    if expected.dtype.kind not in "fiub" or (expected.dtype.itemsize < 2 and expected.dtype.kind == "f"):
-        actual, expected = actual.astype(np.float32), expected.astype(np.float32)
-    if np.allclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True):
-        return ""
-    wrong = ~np.isclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True)
-    return f"{wrong.sum()} of {wrong.size} differ, first {actual[wrong][:4]} instead of {expected[wrong][:4]}"
-
-
-def guarded(job: Job, action: Callable[[], None]) -> None:
-    """Run ``action``; what it raises becomes the job's error."""
-    try:
-        action()
-    except Exception as error:
-        lines = [x for x in str(error).strip().splitlines() if x.strip()] or [""]
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(frame.filename).name}:{frame.lineno}"
-        job.error = f"{type(error).__name__}: {lines[0]} | {lines[-1]} ({where})"[:400]
-
-
-_numbers = itertools.count()
-
-
-def run_cases(chosen: Sequence[Case], folder: Path) -> dict[str, str]:
-    """What went wrong with each case; an empty text where nothing did."""
-    target = host()
-    jobs = [Job(c) for c in chosen]
-    for number, job in enumerate(jobs):
-        guarded(job, lambda j=job, n=number: prepare(j, n, target))  # type: ignore[misc]
-    ready = [j for j in jobs if not j.error]
-    kernels = [p.kernel for j in ready for p in j.pieces]
-    stem = folder / f"cases{next(_numbers)}"
-    paths = []
-    for index, data in enumerate(compile_objects(kernels, target)):
-        paths.append(Path(f"{stem}_{index}.o"))
-        paths[-1].write_bytes(data)
-    subprocess.run(["cc", "-shared", "-Wl,-z,defs", "-o", f"{stem}.so", *paths, "-lm"], check=True)
-    library = ctypes.CDLL(f"{stem}.so")
-
-    def check(job: Job) -> None:
-        results = execute(job, library)
-        assert len(results) == len(job.expected)
-        for got, want in zip(results, job.expected, strict=True):
-            job.error = job.error or difference(got, want, job.case.rtol, job.case.atol)
-
-    for job in ready:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            guarded(job, lambda j=job: check(j))  # type: ignore[misc]
-    return {j.case.name: j.error for j in jobs}
+    return test.name, graph, left, outputs, test.rtol, test.atol
 
 
 @pytest.fixture
 def conformance(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     """``conformance(op)``: what went wrong with each case of an operator."""
-    return lambda op: run_cases(cases()[op], tmp_path)
+    return lambda op: run_jobs([job_of(t) for t in cases()[op]], tmp_path)
+
+
+@pytest.fixture
+def compare(tmp_path: Path) -> Callable[[Sequence[Job]], dict[str, str]]:
+    """``compare(jobs)``: what went wrong with each job."""
+    return lambda jobs: run_jobs(jobs, tmp_path)
