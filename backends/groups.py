@@ -9,6 +9,7 @@ from typing import Any
 from tvm import te
 
 from onyxc.backends.kernels.generic import Piece as GenericPiece
+from onyxc.backends.kernels.generic import key
 from onyxc.backends.lowering import registry
 from onyxc.backends.recipe import Argument, Constant, Input, Output, Piece, Recipe, Temporary
 from onyxc.backends.target import Target
@@ -62,14 +63,14 @@ def _constant(value: Value, group: TensorGroup) -> Any:
 def recipe(name: str, body: Graph, target: Target, build_all: BuildAll) -> Recipe:
     """The generic recipe of ``body``: kernels by ``build_all`` of the processor kind."""
     group = to_te(body)
-    roles: dict[Any, Argument] = dict(group.arguments)
+    roles = {key(tensor): role for tensor, role in group.arguments.items()}
     outputs: list[Any] = []
     for index, tensor in enumerate(group.outputs):
-        if tensor in roles or tensor in outputs:  # an output that is an argument, or returned twice
+        if key(tensor) in roles:  # an output that is an argument, or returned twice
             tensor = te.compute(tensor.shape, lambda *i, t=tensor: t[i], name="copy")
         outputs.append(tensor)
-        roles[tensor] = Output(index)
+        roles[key(tensor)] = Output(index)
     pieces, inner = build_all(name, list(group.arguments), outputs, target)
     for tensor in inner:
-        roles[tensor] = Temporary(str(tensor.dtype), tuple(int(d) for d in tensor.shape))
-    return [Piece(p.kernel, tuple(roles[a] for a in p.args), p.reads) for p in pieces]
+        roles[key(tensor)] = Temporary(str(tensor.dtype), tuple(int(d) for d in tensor.shape))
+    return [Piece(p.kernel, tuple(roles[key(a)] for a in p.args), p.reads) for p in pieces]

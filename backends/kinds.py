@@ -11,17 +11,22 @@ from onyxc.compiler.ir.graph import Graph
 
 def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe:
     """The kernels of ``body``; ``constant`` tells which of its inputs are constants at compile time."""
-    nodes = body.nodes
-    if (nodes[0].domain, nodes[0].op) in registry.IMPERATIVE:
-        return _imperative(name, body, target)
     if target.kind == "cuda":
-        from onyxc.backends.cuda import select
+        from onyxc.backends.cuda import generic as cuda
+        from onyxc.backends.cuda import select as templates
 
-        return select.recipe(name, body, constant, target)
-    from onyxc.backends.cpu import select as cpu
-    from onyxc.backends.kernels import generic
+        made, build_all = templates.template(name, body, target), cuda.build_all
+    else:
+        from onyxc.backends.cpu import select
+        from onyxc.backends.kernels import generic
 
-    return cpu.recipe(name, body, constant, target) or groups.recipe(name, body, target, generic.build_all)
+        made, build_all = select.recipe(name, body, constant, target), generic.build_all
+    if made is not None:
+        return made
+    nodes = body.nodes
+    if len(nodes) == 1 and (nodes[0].domain, nodes[0].op) in registry.IMPERATIVE:
+        return _imperative(name, body, target)
+    return groups.recipe(name, body, target, build_all)
 
 
 def _imperative(name: str, body: Graph, target: Target) -> Recipe:

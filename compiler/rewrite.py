@@ -142,6 +142,11 @@ class Builder:
         attrs: dict[str, Any] = {**node.attrs, **changes}
         return self.node(node.op, *inputs, outputs=len(node.outputs), domain=node.domain, **attrs).output
 
+    def undo(self) -> None:
+        """Erase what was made."""
+        while self.made:
+            self.graph.erase(self.made.pop())
+
     def constant(self, array: Any, name: str = "const", dtype: str | None = None) -> Value:
         """A new constant."""
         return self.graph.constant(array, name, dtype)
@@ -164,7 +169,7 @@ def kebab(name: str) -> str:
 class Rule:
     """One rewriting; see the module's text. Its name is the class's, in kebab case."""
 
-    name: ClassVar[str] = ""
+    name: str = ""
     ops: frozenset[str] = frozenset()  # operators of the root
     root: Application
     pattern: Callable[..., Any]
@@ -197,6 +202,7 @@ class Rule:
                 made = _call(self.rewrite, {**bound, "op": op})
                 return [made] if isinstance(made, Value) else list(made)
             except Refuse as reason:
+                op.undo()
                 refusal = refusal or reason
         if refusal is not None:
             raise refusal
@@ -207,7 +213,7 @@ class FunctionRule(Rule):
     """A rule on one node, made by `rule`."""
 
     def __init__(self, name: str, ops: Iterable[str], function: Callable[..., Value | None]) -> None:
-        self.name, self.ops, self.function = name, frozenset(ops), function  # type: ignore[misc]
+        self.name, self.ops, self.function = name, frozenset(ops), function
 
     def apply(self, node: Node, op: Builder) -> Sequence[Value] | None:
         """The function's answer."""
@@ -376,8 +382,7 @@ class _Engine:
         except OnyxcError as error:
             raise PassError(f"rule {each.name} at {node!r}: {error}") from error
         if values is None:
-            for made in reversed(op.made):
-                node.graph.erase(made)
+            op.undo()
             return False
         self._replace(each, node, values)
         for made in op.made:

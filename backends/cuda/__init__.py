@@ -1,9 +1,11 @@
 """CUDA: kernels scheduled for threads, cubins by NVRTC, a host program on the driver API, an emulator.
 
-stages     which TE stages become kernels and which are inlined
-schedule   threads for one kernel: one element a thread, a warp a reduction, a tile a block
-lower      s_tir schedule -> CUDA C source with the argument order of `Call.args`
-generic    a fused group -> kernels            matmul      tiled convolution and GEMM
-nvrtc      source -> cubin, without a GPU      host        the C program around the kernels
-emulator   the same source on the CPU, and a libcuda.so.1 made of it
+select       recipe of a fused group: `recurrent` (LSTM, GRU, RNN by hand) or `generic`
+generic      any TE group -> kernels: `stages` says which stages lie in memory, `unit` inlines the rest, and each is
+             scheduled by `matmul` (tiled convolution and GEMM), `rows` (softmax, norms) or `schedule` (all else)
+imperative   operators that are programs: a thread a task
+lower        s_tir schedule -> CUDA C, arguments in the order of `Call.args`
+nvrtc        CUDA C -> cubin, without a GPU
+host         the artifact's C program (host.c, host.h) and its tables
+emulator     the same CUDA C on the CPU, and a libcuda.so.1 made of it
 """

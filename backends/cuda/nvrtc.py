@@ -28,7 +28,16 @@ typedef unsigned long long uint64_t;
 #define CUDART_NAN __longlong_as_double(0x7ff8000000000000LL)
 #define CUDART_NAN_F __int_as_float(0x7fffffff)
 """
-HALF = "#include <cuda_fp16.h>\n"
+HALF = """\
+#include <cuda_fp16.h>
+#define WIDENED(name, function) \\
+  static __device__ half name(half x) { return __float2half_rn(function(__half2float(x))); }
+WIDENED(herf, erff)
+WIDENED(htan, tanf)
+WIDENED(hatan, atanf)
+static __device__ half hpow(half x, half y) { return __float2half_rn(powf(__half2float(x), __half2float(y))); }
+"""
+BFLOAT = "#include <cuda_bf16.h>\n"
 INSTALL = 'run: pip install "onyxc[cuda]"'
 OPTIONS = ("--std=c++17", "--ptxas-options=-v")
 
@@ -105,7 +114,10 @@ def compile_source(source: str, arch: str) -> Cubin:
         BuildError: NVRTC is missing, or the source does not compile; the message holds its log.
     """
     nvrtc, program = _library(), ctypes.c_void_p()
-    whole = PRELUDE + (HALF if re.search(r"\bhalf\d?\b", source) else "") + source
+    whole = PRELUDE
+    whole += HALF if re.search(r"\bhalf\d?\b", source) else ""
+    whole += BFLOAT if "nv_bfloat16" in source else ""
+    whole += source
     options = [f"--gpu-architecture={arch}", f"--include-path={_root() / 'include'}", *OPTIONS]
     array = (ctypes.c_char_p * len(options))(*(o.encode() for o in options))
     created = nvrtc.nvrtcCreateProgram(ctypes.byref(program), whole.encode(), b"model.cu", 0, None, None)

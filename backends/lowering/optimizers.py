@@ -5,6 +5,7 @@ Inputs: rate R, step count T, then all tensors, all their gradients, all their s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,6 +49,12 @@ def _first(x: Any) -> list[Expr]:
     return [tirx.const(0, "int32")] * len(x.shape)
 
 
+def decayed(node: Node, key: str, count: Expr) -> Expr:
+    """A decay rate to the power of ``count``; exp is a much shorter polynomial than pow."""
+    rate, kind = float(node.attrs.get(key, 0.0)), str(count.ty.dtype)  # type: ignore[arg-type]
+    return tirx.exp(count * const(math.log(rate), kind)) if rate > 0 else tirx.power(const(rate, kind), count)
+
+
 @lowers("Adagrad", domain=DOMAIN)
 def adagrad(node: Node, inputs: Sequence[Any]) -> list[Any]:
     """Steps divided by the root of the sum of squared gradients."""
@@ -70,7 +77,7 @@ def adam(node: Node, inputs: Sequence[Any]) -> list[Any]:
         g = value("norm_coefficient") * x + g
         mean = value("alpha") * v + (one - value("alpha")) * g
         square = value("beta") * h + (one - value("beta")) * (g * g)
-        corrected = r * tirx.sqrt(one - tirx.power(value("beta"), t)) / (one - tirx.power(value("alpha"), t))
+        corrected = r * tirx.sqrt(one - decayed(node, "beta", t)) / (one - decayed(node, "alpha", t))
         rate = tirx.Select(t > const(0, str(r.ty.dtype)), corrected, r)
         new = x - rate * (mean / (tirx.sqrt(square) + value("epsilon")))
         return [(one - value("norm_coefficient_post")) * new, mean, square]

@@ -59,7 +59,7 @@ def optimize(
     out: Annotated[str, typer.Option("-o", "--out", metavar="OUT.onnx", help="The optimized model.")],
     level: options.Level = 2,
     pipeline: options.PipelineFile = "",
-    prune: Annotated[float, typer.Option(min=0, max=1, help="Prune so large a share of the weights.")] = 0,
+    prune: Annotated[float, typer.Option(min=0, max=1, help="Zero so large a share of all weights, the smallest.")] = 0,
     cluster: Annotated[str, typer.Option(metavar="4bit", help="Cluster weights to 2 to 8 bits.")] = "",
     input_dim: options.Dims = [],  # noqa: B006
     input_shape: options.Shapes = [],  # noqa: B006
@@ -106,7 +106,7 @@ def _compression(prune: float, cluster: str) -> tuple[Pass, ...]:
 
     made: tuple[Pass, ...] = ()
     if prune:
-        made += (passes.make("magnitude-pruning", {"sparsity": prune}),)
+        made += (passes.make("magnitude-pruning", {"sparsity": prune, "scope": "global"}),)
     if cluster:
         bits = cluster.removesuffix("bit")
         if bits not in map(str, range(2, 9)):

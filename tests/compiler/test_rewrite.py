@@ -187,6 +187,24 @@ def test_refusing_leaves_nothing_behind() -> None:
     assert operators(g) == ["Neg"]
 
 
+def test_a_refused_order_leaves_nothing_behind() -> None:
+    class Late(Rule):
+        """x + z = Abs(x), but only for the input called z."""
+
+        def pattern(self, op: Pattern, x: Any, z: Any) -> Any:
+            return op.Add(x, z)
+
+        def rewrite(self, op: Builder, x: Value) -> Value:
+            made = op.Abs(x)
+            if x.name != "z":
+                raise Refuse("another input")
+            return made
+
+    g = graph("y = Add(x, z)")
+    assert apply_rules(g, [Late()]).changed
+    assert operators(g) == ["Abs"]
+
+
 def test_match_binds_names() -> None:
     g = graph("a = Relu(x) y = Mul(a, c)", constants="float c = {2}")
     relu, mul = g.nodes

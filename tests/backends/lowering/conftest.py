@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import subprocess
+import sys
 import traceback
 import warnings
 from collections import defaultdict
@@ -29,6 +30,8 @@ from onyxc.backends.target import Target, host
 from onyxc.compiler.ir.graph import Graph, Value
 from onyxc.compiler.ir.types import numpy_dtype
 from onyxc.compiler.loader import load
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 Array = np.ndarray[Any, Any]
 Job = tuple[str, Callable[[], Graph], Sequence[Array], Sequence[Array], float, float]

@@ -15,8 +15,6 @@ from onyxc.backends import runtime
 from onyxc.compiler import bench, demo, driver, verification, worker
 from onyxc.compiler.cli import main
 from onyxc.compiler.cli.app import app
-from onyxc.compiler.engines import random_inputs
-from onyxc.compiler.verification import Execute
 
 MODEL = Path(demo.__file__).parent / "digits.onnx"
 COMMANDS = ("compile", "optimize", "run", "verify", "bench", "inspect", "show", "passes", "targets", "demo")
@@ -160,7 +158,8 @@ def test_optimize(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     model = onnx.load(out)
     onnx.checker.check_model(model, full_check=True)
     weights = [onnx.numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) > 1]
-    assert all((w == 0).mean() >= 0.5 and len(np.unique(w)) <= 16 for w in weights)
+    assert all(len(np.unique(w)) <= 16 for w in weights)
+    assert sum((w == 0).sum() for w in weights) >= sum(w.size for w in weights) // 2
     data = np.load(MODEL.with_name("digits.npz"))
     session = verification.OnnxRuntime(model)
     scores = [session({"image": i[None].astype(np.float32) / 16})[0].argmax() for i in data["x"]]
@@ -197,26 +196,26 @@ def test_verify(capsys: pytest.CaptureFixture[str], digits: Path) -> None:
     assert rows[0]["cosine"] == pytest.approx(1)
 
 
-def test_every_tensor(capsys: pytest.CaptureFixture[str], digits: Path) -> None:
-    text = Result(capsys, "verify", MODEL, digits, "--every-tensor")
-    assert "/5/Add_output_0" in text.out
-    assert "23 of 23 tensors agree" in text.out
+def test_every_tensor(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[2,3] x) => (float[2,3] e) {
+        a = Neg (x) b = Exp (a) c = Sin (b) d = Add (c, x) e = Mul (d, d) }"""
+    model, folder = tmp_path / "chain.onnx", tmp_path / "chain"
+    onnx.save(onnx.parser.parse_model(text), model)
+    Result(capsys, "compile", model, "-o", folder)
+    arguments = ("verify", model, folder, "--every-tensor")
+    assert "5 of 5 tensors agree with onnxruntime\n" in Result(capsys, *arguments).out
 
+    right = runtime.Model.run
 
-def test_every_tensor_finds_the_first_that_differs(tmp_path: Path, digits: Path) -> None:
-    def broken_from_the_tenth_on(folder: Path) -> Execute:
-        def execute(where: Path, feeds: verification.Feeds) -> list[np.ndarray]:
-            found = runtime.load(where).run(feeds)
-            return found if where == folder else [a + (i >= 10) for i, a in enumerate(found)]
+    def wrong(self: runtime.Model, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """As if the kernel of c were wrong."""
+        e, *inner = right(self, feeds)
+        return [e, *inner[:2], *(array + 1 for array in inner[2:])]
 
-        return execute
-
-    feeds = random_inputs(runtime.load(digits).inputs)
-    found = verification.every_tensor(str(MODEL), digits, tmp_path, feeds, broken_from_the_tenth_on(digits))
-    verdicts = [d.ok for d in found]
-    assert verdicts[-1]  # the artifact itself
-    assert False in verdicts[:-1]
-    assert verdicts.index(False) == 9  # outputs come first among the compiled outputs
+    monkeypatch.setattr(runtime.Model, "run", wrong)
+    assert (
+        "3 of 5 tensors agree with onnxruntime; the first that differs is 'c'" in Result(capsys, *arguments, code=1).out
+    )
 
 
 def test_bench(capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Path) -> None:
