@@ -156,7 +156,7 @@ def _check_bound(graph: Graph) -> None:
 def _check_sizes(graph: Graph) -> None:
     for value in (*graph.inputs, *(v for node in graph.walk() for v in node.outputs)):
         kind = value.type
-        if isinstance(kind, TensorType) and kind.is_static and prod(kind.shape or ()) > MOST_ELEMENTS:
+        if isinstance(kind, TensorType) and kind.is_static and prod(kind.dims) > MOST_ELEMENTS:
             raise UnsupportedError(f"{value.name!r} is {kind}: a tensor can have at most {MOST_ELEMENTS} elements")
 
 

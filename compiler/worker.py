@@ -97,7 +97,8 @@ def _receive(pipe: BinaryIO) -> tuple[str, Any] | None:
     if len(head) < 8:
         return None
     data = pipe.read(int.from_bytes(head, "little"))
-    return pickle.loads(data)  # noqa: S301 - our own child wrote it
+    message: tuple[str, Any] = pickle.loads(data)  # our own child wrote it
+    return message
 
 
 def map_forked(work: Callable[[T], Any], items: list[T], jobs: int) -> list[Any]:

@@ -1,6 +1,6 @@
 """CUDA: kernels scheduled for threads, cubins by NVRTC, a host program on the driver API, an emulator.
 
-select       recipe of a fused group: `recurrent` (LSTM, GRU, RNN by hand) or `generic`
+select       fused groups with a kernel written by hand: `recurrent` (LSTM, GRU, RNN)
 generic      any TE group -> kernels: `stages` says which stages lie in memory, `unit` inlines the rest, and each is
              scheduled by `matmul` (tiled convolution and GEMM), `rows` (softmax, norms) or `schedule` (all else)
 imperative   operators that are programs: a thread a task

@@ -58,7 +58,7 @@ def _function(
 def _lowered(function: Any) -> Any:
     t = tirx.transform
     passes = [
-        *(t.FlattenBuffer(), t.BF16ComputeLegalize(), t.VectorizeLoop(), t.StmtSimplify(), t.RemoveNoOp()),
+        *(t.FlattenBuffer(), t.BF16ComputeLegalize(), t.VectorizeLoop(), t.RemoveNoOp()),
         *(t.FP8ComputeLegalize(), t.FP8StorageLegalize(), t.BF16StorageLegalize()),
     ]
     return tvm.transform.Sequential(passes)(tvm.IRModule({"main": function}))["main"]

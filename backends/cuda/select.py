@@ -1,9 +1,8 @@
-"""The kernels of a fused group on CUDA: recurrent networks by their own kernel, all else as a generic group."""
+"""Fused groups that a kernel was written for by hand; all else is a generic group (`generic.build_all`)."""
 
 from __future__ import annotations
 
-from onyxc.backends import groups
-from onyxc.backends.cuda import generic, recurrent
+from onyxc.backends.cuda import recurrent
 from onyxc.backends.recipe import Constant, Input, Output, Piece, Recipe
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.graph import Graph
@@ -21,9 +20,3 @@ def template(name: str, body: Graph, target: Target) -> Recipe | None:
     inputs = [Input(body.inputs.index(v)) if v.const is None else Constant(v.const) for v in reads]
     outputs = [Output(i) for i, v in enumerate(node.outputs) if v.name]
     return [Piece(kernel, (*inputs, *outputs), len(inputs))]
-
-
-def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe:
-    """The kernels of ``body``; constant inputs are read as they are."""
-    del constant
-    return template(name, body, target) or groups.recipe(name, body, target, generic.build_all)

@@ -1,4 +1,4 @@
-"""Tensors made from little or nothing: Range, EyeLike, OneHot, Trilu; and ReverseSequence."""
+"""Tensors made from little or nothing: Range, EyeLike, OneHot, Trilu, AffineGrid; and ReverseSequence."""
 
 from __future__ import annotations
 
@@ -88,3 +88,27 @@ def reverse_sequence(node: Node, inputs: Sequence[Any]) -> list[Any]:
         return at(x, replaced(index, time, tirx.Select(every(step < length), length - 1 - step, step)))
 
     return [compute(dims, element, "reverse_sequence")]
+
+
+@lowers("AffineGrid")
+def affine_grid(node: Node, inputs: Sequence[Any]) -> list[Any]:
+    """Theta times the homogeneous coordinates, from -1 to 1, of every output position; innermost axis first."""
+    theta = needed(node, inputs)
+    shape = node.output.dims
+    size, aligned = shape[1:-1], bool(node.attrs.get("align_corners", 0))
+    kind = str(theta.dtype)
+    wide = kind if kind == "float64" else "float32"
+
+    def coordinate(index: Expr, extent: int) -> Expr:
+        step = 2.0 / max(1, extent - 1) if aligned else 2.0 / extent
+        start = -1.0 if aligned else -1.0 + step / 2
+        return tirx.const(start, wide) + cast(index, wide) * tirx.const(step, wide)
+
+    def element(n: Expr, *index: Expr) -> Expr:
+        *place, row = index
+        total = cast(at(theta, [n, row, i32(len(size))]), wide)
+        for column, (where, extent) in enumerate(reversed(list(zip(place, size, strict=True)))):
+            total = total + cast(at(theta, [n, row, i32(column)]), wide) * coordinate(where, extent)
+        return cast(total, kind)
+
+    return [compute(shape, element, "affine_grid")]

@@ -1,6 +1,6 @@
 """Random numbers: a hash of seed and position, so that any element is computed alone and every run gives the same.
 
-    word(i, stream) = mix(mix(i * 0x9E3779B9 + seed) + stream * 0x85EBCA6B)       mix: a bijection of 32-bit words
+    word(i, stream) = mix(mix(i ^ mix(seed)) ^ stream * 0x85EBCA6B)       mix: a bijection of 32-bit words
     uniform         = (word >> 8) / 2^24, in [0, 1)
     normal          = sqrt(-2 ln(1 - uniform of stream 0)) * cos(2 pi * uniform of stream 1)
 
@@ -48,9 +48,17 @@ def mix(x: Expr) -> Expr:
     return x ^ (x >> _word(16))
 
 
+def mixed(x: int) -> int:
+    """`mix` of a number."""
+    x = (x ^ (x >> 16)) * 0x7FEB352D & 0xFFFFFFFF
+    x = (x ^ (x >> 15)) * 0x846CA68B & 0xFFFFFFFF
+    return x ^ (x >> 16)
+
+
 def uniform(position: Expr, seed: int, stream: int = 0) -> Expr:
     """A float32 in [0, 1)."""
-    word = mix(mix(cast(position, "uint32") * _word(0x9E3779B9) + _word(seed)) + _word(stream * 0x85EBCA6B))
+    start = cast(position, "uint32") ^ _word(mixed(seed))
+    word = mix(mix(start) ^ _word(stream * 0x85EBCA6B))  # no sums: TVM's simplifier takes them not to wrap around
     return tirx.Cast("float32", tirx.Cast("int32", word >> _word(8))) * tirx.const(2.0**-24, "float32")
 
 

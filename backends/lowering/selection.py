@@ -15,12 +15,15 @@ from onyxc.backends.lowering.registry import imperative, static
 from onyxc.backends.lowering.words import (
     Cell,
     Expr,
+    Less,
+    Swap,
     copy,
     every,
     fix,
-    heapsort,
+    heapify,
     i32,
     i64,
+    sift,
     split,
     unravel,
     when,
@@ -112,13 +115,14 @@ class _Suppression:
         self.count, self.center, self.image = count, center, image
 
     def run(self, kind: Expr, classes: int, limit: Expr, rows: Cell) -> None:
-        """Append the kept boxes of class ``kind`` to the output."""
+        """Append the kept boxes of class ``kind`` to the output; the next best is taken from a heap, while any fit."""
         base = fix((self.image * classes + kind) * self.count)
-        live = self.candidates(base)
-        self.sort(base, live)
-        used, p = Cell("int32", 0), Cell("int32", 0)
-        with T.While(every(p.get() < live, used.get() < limit)):
-            box = fix(self.order[p.get()])
+        live = Cell("int32", self.candidates(base))
+        worse, swap = self.heap(base)
+        heapify(fix(live.get()), worse, swap)
+        used = Cell("int32", 0)
+        with T.While(every(live.get() > 0, used.get() < limit)):
+            box = fix(self.order[0])
             corners = self.corners(box)
             free, other = Cell("bool", True), Cell("int32", 0)
             with T.While(every(free.get(), other.get() < used.get())):
@@ -130,7 +134,9 @@ class _Suppression:
                     self.y[rows.get() * 3 + column] = i64(value)
                 used.add(1)
                 rows.add(1)
-            p.add(1)
+            live.add(-1)
+            self.order[0] = self.order[live.get()]
+            sift(fix(live.get()), i32(0), worse, swap)
 
     def candidates(self, base: Expr) -> Expr:
         """Fill ``order`` with the boxes whose score is high enough; how many."""
@@ -142,21 +148,21 @@ class _Suppression:
                 live.add(1)
         return fix(live.get())
 
-    def sort(self, base: Expr, live: Expr) -> None:
-        """Put the best first."""
+    def heap(self, base: Expr) -> tuple[Less, Swap]:
+        """How two places of ``order`` compare (the better box rises), and how they swap."""
         order, scores = self.order, self.scores
 
-        def before(a: Expr, b: Expr) -> Expr:
+        def worse(a: Expr, b: Expr) -> Expr:
             left, right = fix(order[a]), fix(order[b])
             x, y = fix(scores[base + left]), fix(scores[base + right])
-            return tirx.Or(x > y, every(tirx.EQ(x, y), left < right))
+            return tirx.Or(x < y, every(tirx.EQ(x, y), left > right))
 
         def swap(a: Expr, b: Expr) -> None:
             saved = fix(order[a])
             order[a] = order[b]
             order[b] = saved
 
-        heapsort(live, before, swap)
+        return worse, swap
 
     def corners(self, box: Expr) -> list[Expr]:
         """The least and the greatest coordinates of a box: y1, x1, y2, x2."""

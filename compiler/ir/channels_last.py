@@ -11,6 +11,7 @@ Each has a decomposition into standard operators, with which it is written back 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from onyxc.compiler.ir import infer, schema
 from onyxc.compiler.ir.graph import Graph, Node, Value
@@ -77,7 +78,7 @@ def lrn_type(node: Node) -> tuple[Type, ...]:
 def decompose(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
     """``node`` in standard operators, appended to ``body``; returns the result."""
     x = inputs[0]
-    attrs = {k: v for k, v in node.attrs.items() if k not in ("planar", "kind")}
+    attrs: dict[str, Any] = {k: v for k, v in node.attrs.items() if k not in ("planar", "kind")}
     if not node.attrs.get("planar"):
         x = infer.add(body, "Transpose", [x], perm=TO_FIRST).output
     if node.op == "Conv":

@@ -55,11 +55,11 @@ def to_svg(graph: Graph) -> str:
     rows = [list(layer) for layer in nx.topological_generations(drawn)]
     width = max((len(r) for r in rows), default=1) * (WIDTH + GAP_X) + GAP_X
     place: dict[object, tuple[float, float]] = {}
-    for y, row in enumerate(rows):
+    for level, row in enumerate(rows):
         order = sorted(row, key=lambda n: _mean([place[p][0] for p in drawn.predecessors(n)]))
         left = (width - len(row) * (WIDTH + GAP_X) + GAP_X) / 2
-        for x, node in enumerate(order):
-            place[node] = left + x * (WIDTH + GAP_X), GAP_Y + y * (HEIGHT + GAP_Y)
+        for column, node in enumerate(order):
+            place[node] = left + column * (WIDTH + GAP_X), GAP_Y + level * (HEIGHT + GAP_Y)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{len(rows) * (HEIGHT + GAP_Y) + GAP_Y}" '
         'font-family="sans-serif" font-size="11" text-anchor="middle">',

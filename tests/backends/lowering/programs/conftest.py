@@ -1,4 +1,4 @@
-"""Operators through the recipes that the compiler uses: each node its kernels, all in one library, called from numpy."""
+"""Operators through the recipes that the compiler uses: all kernels in one library, called from numpy."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ Array = np.ndarray[Any, Any]
 
 # Operands that are constants in real models, but run-time inputs in the suite: operator -> input slots.
 PARAMETERS: dict[str, tuple[int, ...]] = {
-    "TopK": (1,), "CumSum": (1,), "CumProd": (1,), "OneHot": (1,), "Range": (0, 1, 2), "DFT": (1, 2), "STFT": (1, 3),
-    "Col2Im": (1, 2), "MaxUnpool": (2,),
+    "AffineGrid": (1,), "Col2Im": (1, 2), "CumProd": (1,), "CumSum": (1,), "DFT": (1, 2), "MaxUnpool": (2,),
+    "OneHot": (1,), "Range": (0, 1, 2), "STFT": (1, 3), "TopK": (1,),
 }  # fmt: skip
 _numbers = itertools.count()
 

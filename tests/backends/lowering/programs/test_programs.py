@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 FAMILIES = {
-    "generation": "EyeLike OneHot Range ReverseSequence Trilu",
+    "generation": "AffineGrid EyeLike OneHot Range ReverseSequence Trilu",
     "learning": "ArrayFeatureExtractor Binarizer LabelEncoder TreeEnsemble",
     "linear algebra": "Det Einsum",
     "recurrent": "GRU LSTM RNN",
