@@ -138,14 +138,23 @@ def free_vars(*exprs: Expr) -> set[Var]:
 
 
 def transform(expr: Expr, visit: Callable[[Expr], Expr | None]) -> Expr:
-    """Rebuild ``expr`` top down: where ``visit`` answers, its answer replaces the node and is not entered."""
+    """Rebuild ``expr`` top down: where ``visit`` answers, its answer replaces the node and is not entered.
+
+    A Let that is entered gets a variable of its own: two versions of one expression may meet in a function.
+    """
     memo: dict[int, tuple[Expr, Expr]] = {}  # with the old node, to keep its identity taken
+    fresh: dict[Var, Var] = {}  # of the Lets around the node
 
     def go(node: Expr) -> Expr:
         known = memo.get(identity(node))
         if known is not None:
             return known[1]
-        made = visit(node)
+        made = fresh.get(node) if isinstance(node, tirx.Var) else None
+        if made is None:
+            made = visit(node)
+        if made is None and isinstance(node, nodes.Let):
+            fresh[node.var] = tirx.Var(node.var.name, dtype_of(node.var))
+            made = nodes.Let(fresh[node.var], go(node.value), go(node.body))
         if made is None:
             old = operands(node)
             new = [go(o) for o in old]

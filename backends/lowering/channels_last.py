@@ -7,6 +7,7 @@ from typing import Any
 from tvm import te, tirx
 
 from onyxc.backends.lowering.registry import const, lowers, static
+from onyxc.backends.lowering.scalar import rooted
 from onyxc.compiler.ir.channels_last import ints
 from onyxc.compiler.ir.graph import Node
 from onyxc.compiler.ir.types import is_float
@@ -127,8 +128,8 @@ def lrn(node: Node, inputs: list[Any]) -> list[Any]:
 
     total = te.compute((n, h, w, c), square, name="squares")
     scale = const(alpha / size, dtype)
-    return [
-        te.compute(
-            (n, h, w, c), lambda *i: x[i] / tirx.power(total[i] * scale + const(bias, dtype), const(beta, dtype)), name="lrn"
-        )
-    ]
+
+    def element(*i: Any) -> Any:
+        return x[i] / rooted(total[i] * scale + const(bias, dtype), beta)
+
+    return [te.compute((n, h, w, c), element, name="lrn")]

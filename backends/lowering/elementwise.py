@@ -6,7 +6,6 @@ from functools import reduce
 from typing import Any
 
 from tvm import tirx
-from tvm.tirx.op import register_intrin_lowering
 
 from onyxc.backends.lowering.registry import elementwise
 from onyxc.backends.lowering.scalar import (
@@ -29,15 +28,6 @@ from onyxc.backends.lowering.scalar import (
 from onyxc.compiler.ir.graph import Node
 
 Expr = Any
-
-
-def _fmod(call: Any) -> Expr:
-    """The C library's fmod, which TVM knows an operator for but no code."""
-    name = "fmod" if element(call) == "float64" else "fmodf"
-    return tirx.call_pure_extern(element(call), name, *call.args)
-
-
-register_intrin_lowering("tirx.fmod", target="llvm", f=_fmod)
 
 
 @elementwise("Identity")

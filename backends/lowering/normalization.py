@@ -10,7 +10,7 @@ from tvm import te, tirx
 
 from onyxc.backends.lowering.reduction import fold
 from onyxc.backends.lowering.registry import aligned, axes, lowers
-from onyxc.backends.lowering.scalar import attr, cast, like, select, wide
+from onyxc.backends.lowering.scalar import attr, cast, like, rooted, select, wide
 from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, optional, replaced, shape_of, widen, zeroed
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.ir.graph import Node
@@ -231,11 +231,6 @@ def lrn(node: Node, inputs: Inputs) -> list[Any]:
 
     def element(*index: Expr) -> Expr:
         base = at(total, index) * like(at(total, index), alpha / size) + like(at(total, index), bias)
-        if beta == 0.75:
-            root = tirx.sqrt(base)
-            return cast(at(x, index) / (root * tirx.sqrt(root)), node.output.dtype)
-        if beta == 0.5:
-            return cast(at(x, index) / tirx.sqrt(base), node.output.dtype)
-        return cast(at(x, index) / tirx.power(base, like(base, beta)), node.output.dtype)
+        return cast(at(x, index) / rooted(base, beta), node.output.dtype)
 
     return [compute(shape, element, "lrn")]

@@ -111,6 +111,13 @@ def raised(x: Expr, exponent: int) -> Expr:
     return like(x, 1) if result is None else result
 
 
+def rooted(x: Expr, exponent: float) -> Expr:
+    """A fixed power; square roots where they do."""
+    root = tirx.sqrt(x)
+    short = {0.5: root, 0.75: root * tirx.sqrt(root), 1.0: x}
+    return short.get(exponent, tirx.power(x, like(x, exponent)))
+
+
 def attr(node: Node, name: str, default: Any = None) -> Any:
     """An attribute as the plain Python value that it is."""
     return node.attrs.get(name, default)

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     from onyxc.compiler.worker import InternalError
 
     try:
-        app(arguments)
+        app(arguments, prog_name="onyxc")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else DONE
     except OnyxcError as error:

@@ -52,7 +52,7 @@ def _graph(graph: Graph, opset: int, outer_names: Renamed) -> onnx.GraphProto:
     renamed = {**outer_names, **_output_names(graph)}
     made = onnx.GraphProto(name=graph.name)
     made.input.extend(_info(renamed.get(v, v.name), v) for v in graph.inputs)
-    outer = graph.parent is not None
+    outer = _is_inner(graph)
     for value in () if outer else _constants(graph):
         assert value.const is not None
         name = renamed.get(value, value.name)
@@ -75,6 +75,11 @@ def _graph(graph: Graph, opset: int, outer_names: Renamed) -> onnx.GraphProto:
     return made
 
 
+def _is_inner(graph: Graph) -> bool:
+    """Whether the graph sees the names of an outer one; the body of a function does not."""
+    return graph.parent is not None and not _is_function(graph.parent)
+
+
 def _constants(graph: Graph) -> dict[Value, None]:
     """Constants of a graph and its inner graphs; those of functions go into the functions."""
     found = dict.fromkeys(graph.constants())
@@ -87,7 +92,7 @@ def _constants(graph: Graph) -> dict[Value, None]:
 def _output_names(graph: Graph) -> Renamed:
     """Values that take an output's name: those that this graph's nodes produce."""
     renamed: Renamed = {}
-    if graph.parent is not None:
+    if _is_inner(graph):
         return renamed
     for value, name in zip(graph.outputs, graph.output_names, strict=True):
         if value.producer is not None and value.producer.graph is graph and value not in renamed:

@@ -17,8 +17,8 @@ import numpy as np
 
 from onyxc.compiler.ir import infer
 from onyxc.compiler.ir.channels_last import TO_FIRST
-from onyxc.compiler.ir.graph import Node, Value
-from onyxc.passes.layout.twins import Order, Twin, Twins, is_plain, plain, stored_dims
+from onyxc.compiler.ir.graph import Array, Node, Value
+from onyxc.passes.layout.twins import Order, Twin, Twins, is_plain, is_static, plain, stored_dims
 
 CONVOLUTIONS = ("Conv", "ConvInteger", "ConvTranspose")
 
@@ -31,42 +31,64 @@ def transpose(node: Node, twins: Twins) -> bool:
         return False
     perm = node.integers("perm", tuple(range(node.output.tensor.rank))[::-1])
     known = twins.primary.get(x)
-    if known is None:
-        lifted = perm == (0, 2, 1) and any(u.is_op(*CONVOLUTIONS) for u in node.output.users)
-        if perm == TO_FIRST or lifted:
-            twins.primary[node.output] = Twin(x, _renamed(plain(len(perm)), perm))
-        return False
-    order = _renamed(known.order, perm)
-    if is_plain(order):
-        twins.graph.replace(node, [twins.reshaped(known.stored, node.output.dims, node)])
-        return True
-    twins.primary[node.output] = Twin(known.stored, order)
+    if known is not None:
+        return _settle(node, twins, renamed(known, perm))
+    lifted = perm == (0, 2, 1) and any(u.is_op(*CONVOLUTIONS) for u in node.output.users)
+    if perm == TO_FIRST or lifted:
+        twins.primary[node.output] = renamed(Twin(x, plain(len(perm))), perm)
     return False
-
-
-def _renamed(order: Order, perm: tuple[int, ...]) -> Order:
-    return tuple(None if a is None else perm.index(a) for a in order)
 
 
 def reshape(node: Node, twins: Twins) -> bool:
     """Groups of axes that become other axes: a view where each lies together, else one Transpose makes it so."""
-    known = twins.find(node)
-    x = node.inputs[0]
+    known, x = twins.find(node), node.inputs[0]
     if known is None or x is None or 0 in node.output.dims or 0 in x.dims:
         return False
-    groups = list(factor(x.dims, node.output.dims))
-    order = regrouped(known.order, x.dims, groups)
-    if order is None:
-        return False
-    stored = known.stored
-    if order != known.order:
-        stored = twins.move(known, x.dims, order, node)
-    order, dims = split(order, x.dims, node.output.dims, groups)
-    if is_plain(order):
-        twins.graph.replace(node, [twins.reshaped(stored, node.output.dims, node)])
+    return _settle(node, twins, regrouped(known, x.dims, node.output.dims, twins, node))
+
+
+def _settle(node: Node, twins: Twins, made: Twin) -> bool:
+    """``made`` is the twin of the node's output, or replaces it where nothing is out of order."""
+    if is_plain(made.order):
+        twins.graph.replace(node, [twins.reshaped(made.stored, node.output.dims, node)])
         return True
-    twins.primary[node.output] = Twin(twins.reshaped(stored, dims, node), order)
+    twins.primary[node.output] = made
     return False
+
+
+def depth_to_space(node: Node, twins: Twins) -> bool:
+    """Reshape, Transpose, Reshape, which make one Transpose of the stored form; so does SpaceToDepth."""
+    known, block, x = twins.find(node), node.integer("blocksize"), node.inputs[0]
+    if known is None or x is None or 0 in x.dims:
+        return False
+    n, c, h, w = x.dims
+    crd = node.attrs.get("mode") == "CRD"
+    if node.op == "SpaceToDepth":
+        shape = (n, c, h // block, block, w // block, block)
+        perm = (0, 1, 3, 5, 2, 4) if crd else (0, 3, 5, 1, 2, 4)
+    elif crd:
+        shape, perm = (n, c // block**2, block, block, h, w), (0, 1, 4, 2, 5, 3)
+    else:
+        shape, perm = (n, block, block, c // block**2, h, w), (0, 3, 4, 1, 5, 2)
+    apart = renamed(regrouped(known, x.dims, shape, twins, node), perm)
+    made = regrouped(apart, tuple(shape[p] for p in perm), node.output.dims, twins, node)
+    twins.replace(node, [made.stored], made.order)
+    return True
+
+
+def renamed(twin: Twin, perm: tuple[int, ...]) -> Twin:
+    """The twin of the value transposed by ``perm``."""
+    return Twin(twin.stored, tuple(None if a is None else perm.index(a) for a in twin.order))
+
+
+def regrouped(twin: Twin, old: tuple[int, ...], new: tuple[int, ...], twins: Twins, before: Node) -> Twin:
+    """The twin of a value of shape ``old`` reshaped to ``new``."""
+    groups = list(factor(old, new))
+    order, stored = together(twin.order, old, groups), twin.stored
+    if order != twin.order:
+        stored = twins.move(twin, old, order, before)
+    order = split(order, old, new, groups)
+    return Twin(twins.reshaped(stored, stored_dims(new, order), before), order)
 
 
 Group = tuple[list[int], list[int]]  # axes before, axes after: products of their extents agree
@@ -85,65 +107,55 @@ def factor(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Group]:
         yield before, after
 
 
-def regrouped(order: Order, dims: tuple[int, ...], groups: list[Group]) -> Order | None:
-    """``order`` with the axes of every group together, at the place of the first; None: that is the plain order."""
-    group_of = {a: before for before, _ in groups for a in before}
+def together(order: Order, dims: tuple[int, ...], groups: list[Group]) -> Order:
+    """``order`` with the axes of every group together, at the place of the group's first axis.
+
+    The axes behind it are parts of its pixels or channels, wherever they lie: rows [H, b], taps of channels [C, k].
+    """
+    group_of = {before[0]: before for before, _ in groups}
     used = [a for a in order if a is not None and dims[a] != 1]
-    wanted: list[int] = []
-    for axis in used:
-        if axis not in wanted:
-            wanted += group_of[axis]
-    if wanted == used:
-        return order
-    return None if wanted == sorted(wanted) else tuple(wanted) + tuple(a for a in order if a is not None and dims[a] == 1)
+    wanted = [a for first in used for a in group_of.get(first, ())]
+    rest = (a for a in order if a is not None and dims[a] == 1)
+    return order if wanted == used else (*rest, *wanted)
 
 
-def split(
-    order: Order, old: tuple[int, ...], new: tuple[int, ...], groups: list[Group]
-) -> tuple[Order, tuple[int, ...]]:
-    """The order and stored shape after the Reshape; old axes of one element become places for new ones."""
+def split(order: Order, old: tuple[int, ...], new: tuple[int, ...], groups: list[Group]) -> Order:
+    """The order after the Reshape; stored axes of one element become places for new axes of one element."""
     after_of = {before[0]: after for before, after in groups}
     made: list[int | None] = []
     for axis in order:
-        if axis is None or old[axis] == 1:
-            made.append(None)
-        else:
-            made += after_of.get(axis, [])
+        made += [None] if axis is None or old[axis] == 1 else after_of.get(axis, [])
     for axis in (a for a, d in enumerate(new) if d == 1):
         if None in made:
             made[made.index(None)] = axis
         else:
             made.insert(0, axis)
-    return tuple(made), stored_dims(new, tuple(made))
+    return tuple(made)
 
 
-def depth_to_space(node: Node, twins: Twins) -> bool:
-    """Reshape, Transpose, Reshape: the rules above make one Transpose of them."""
-    known, block = twins.find(node), node.integer("blocksize")
-    if known is None or known.stored.tensor.rank != 4:
+def product(node: Node, twins: Twins) -> bool:
+    """MatMul(Reshape(Transpose(x), [N, K]), w) reads x as it is: the rows of w move instead."""
+    flat, weight = node.inputs[:2]
+    reshaped = flat.producer if flat is not None else None
+    if weight is None or weight.const is None or weight.const.ndim != 2 or reshaped is None:
         return False
-    n, c, h, w = node.inputs[0].dims  # type: ignore[union-attr]
-    if node.op == "SpaceToDepth":
-        shape, perm = (n, c, h // block, block, w // block, block), (0, 3, 5, 1, 2, 4)
-        perm = (0, 1, 3, 5, 2, 4) if node.attrs.get("mode") == "CRD" else perm
-    elif node.attrs.get("mode") == "CRD":
-        shape, perm = (n, c // block**2, block, block, h, w), (0, 1, 4, 2, 5, 3)
-    else:
-        shape, perm = (n, block, block, c // block**2, h, w), (0, 3, 4, 1, 5, 2)
-    x = node.inputs[0]
-    for op, parameter in (("Reshape", shape), ("Transpose", perm), ("Reshape", node.output.dims)):
-        if op == "Reshape":
-            made = infer.add(twins.graph, op, [x, twins.constant(parameter, "shape")], node)
-        else:
-            made = infer.add(twins.graph, op, [x], node, perm=parameter)
-        x, producer = made.output, made
-        last = made._prev
-        (transpose if op == "Transpose" else reshape)(producer, twins)
-        if producer.graph is None:  # replaced by what was made in its place
-            assert last is not None
-            x = last._next.output if last._next is not None and last._next is not node else last.output
-    assert x is not None
-    twins.graph.replace(node, [x])
+    moved = reshaped.inputs[0].producer if reshaped.is_op("Reshape") and reshaped.inputs[0] is not None else None
+    if moved is None or not moved.is_op("Transpose") or moved.inputs[0] is None or not is_static(moved.output):
+        return False
+    x, perm = moved.inputs[0], moved.integers("perm")
+    if not perm or perm[0] != 0 or reshaped.output.dims != (x.dims[0], weight.dims[0]):
+        return False
+
+    def pack(rows: Array) -> Array:
+        apart = rows.reshape(*moved.output.dims[1:], -1)
+        back = [perm.index(a) - 1 for a in range(1, len(perm))]
+        return np.ascontiguousarray(apart.transpose(*back, len(perm) - 1).reshape(rows.shape))
+
+    source = twins.reshaped(x, reshaped.output.dims, node)
+    made = infer.add(
+        twins.graph, node.op, [source, twins.repacked(weight, pack), *node.inputs[2:]], node, name=node.name
+    )  # fmt: skip
+    twins.graph.replace(node, [made.output])
     return True
 
 

@@ -9,6 +9,7 @@ does not have. A one-dimensional network is thus stored like a two-dimensional o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
@@ -17,7 +18,7 @@ import numpy as np
 
 from onyxc.compiler.ir import infer
 from onyxc.compiler.ir.channels_last import TO_LAST
-from onyxc.compiler.ir.graph import Graph, Node, Value
+from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 
 Order: TypeAlias = tuple[int | None, ...]
 
@@ -134,6 +135,17 @@ class Twins:
         shape = self.graph.constant(np.array(dims, np.int64), "shape")
         return infer.add(self.graph, "Reshape", [value, shape], before, allowzero=int(0 in dims)).output
 
+    def repacked(self, weight: Value, pack: Callable[[Array], Array]) -> Value:
+        """A constant after ``pack``, which moves elements and may add zeros; so does what passes know of it."""
+        assert weight.const is not None
+        made = self.graph.constant(pack(weight.const), weight.name, weight.dtype)
+        palette, mask = weight.facts.get("palette"), weight.facts.get("sparsity")
+        if mask is not None:
+            made.facts["sparsity"] = pack(mask)
+        if isinstance(palette, np.ndarray) and (made.tensor.elements == weight.tensor.elements or 0 in palette):
+            made.facts["palette"] = palette
+        return made
+
     def constant(self, numbers: Any, name: str) -> Value:
         """Integers as a constant."""
         return self.graph.constant(np.array(numbers, np.int64), name)
@@ -152,8 +164,8 @@ class Twins:
 
     def standard(self, node: Node, inputs: list[Value | None], order: Order, **attrs: object) -> None:
         """Replace ``node`` by the same operator on stored forms, with some attributes changed."""
+        changed: dict[str, Any] = {**node.attrs, **attrs}
         made = infer.add(
-            self.graph, node.op, inputs, node, outputs=len(node.outputs), domain=node.domain, name=node.name,
-            **{**node.attrs, **attrs},
-        )  # fmt: skip
+            self.graph, node.op, inputs, node, outputs=len(node.outputs), domain=node.domain, name=node.name, **changed
+        )
         self.replace(node, list(made.outputs), order)

@@ -61,7 +61,7 @@ def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
-    assert f"onyxc {command}" in Result(capsys, command, "--help").out.replace("pytest", "onyxc")
+    assert f"onyxc {command}" in Result(capsys, command, "--help").out
 
 
 def test_the_commands_are_all(capsys: pytest.CaptureFixture[str]) -> None:
