@@ -150,7 +150,7 @@ class _Compiler:
                     value = node.outputs[role.index]
                     return self.counts.setdefault(value, Buffer(f"{value.name}_shape", "int64", (role.rank,)))
 
-        return [Call(p.kernel, tuple(buffer(a) for a in p.args), p.reads) for p in recipe]
+        return [Call(p.kernel, tuple(buffer(a) for a in p.args), p.reads, p.in_place) for p in recipe]
 
     # ---- control flow
 

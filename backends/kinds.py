@@ -6,7 +6,9 @@ from onyxc.backends import groups
 from onyxc.backends.lowering import dynamic, registry
 from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Piece, Recipe, Temporary
 from onyxc.backends.target import Target
+from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.graph import Graph
+from onyxc.compiler.ir.types import itemsize
 
 
 def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe:
@@ -22,11 +24,35 @@ def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -
 
         made, build_all = select.recipe(name, body, constant, target), generic.build_all
     if made is not None:
-        return made
+        return in_place(made, body, 1, target)
     nodes = body.nodes
     if len(nodes) == 1 and (nodes[0].domain, nodes[0].op) in registry.IMPERATIVE:
         return _imperative(name, body, target)
-    return groups.recipe(name, body, target, build_all)
+    return in_place(groups.recipe(name, body, target, build_all), body, 0, target)
+
+
+def in_place(recipe: Recipe, body: Graph, first: int, target: Target) -> Recipe:
+    """Mark operands that the one result of a CPU kernel may be written over.
+
+    These are dense, of the result's shape and element size, and read by the elementwise nodes from number ``first`` on
+    only: a template reads them in its epilogue, just before it stores the same elements.
+    """
+    nodes, result = body.nodes, body.outputs[0]
+    if len(recipe) != 1 or len(body.outputs) != 1 or target.kind == "cuda":
+        return recipe
+    if not all(facts.is_elementwise(n) for n in nodes[first:]) or (first and facts.is_elementwise(nodes[0])):
+        return recipe
+    (piece,) = recipe
+    fit = {
+        Input(i)
+        for i, v in enumerate(body.inputs)
+        if v.dims == result.dims and itemsize(v.dtype) == itemsize(result.dtype)
+        if not first or v not in nodes[0].inputs
+    }
+    piece.in_place = tuple(i for i, role in enumerate(piece.args[: piece.reads]) if role in fit)
+    if piece.in_place:
+        piece.kernel.func = piece.kernel.func.with_attr("tirx.noalias", False)
+    return recipe
 
 
 def _imperative(name: str, body: Graph, target: Target) -> Recipe:

@@ -77,11 +77,16 @@ class Kernel:
 
 @dataclass(eq=False)
 class Call:
-    """Run ``kernel`` on ``args``; the first ``reads`` of them are inputs, the rest are written."""
+    """Run ``kernel`` on ``args``; the first ``reads`` of them are inputs, the rest are written.
+
+    ``in_place``: arguments whose memory may also be the result's: the kernel reads an element of theirs only where,
+    and before, it writes that element of the result.
+    """
 
     kernel: Kernel
     args: tuple[Buffer, ...]
     reads: int
+    in_place: tuple[int, ...] = ()
 
 
 @dataclass(eq=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from onyxc.backends.program import Kernel
 from onyxc.compiler.ir.graph import Array
@@ -64,12 +63,12 @@ Argument = Input | Output | Temporary | Constant | Packed | Count
 
 @dataclass(eq=False)
 class Piece:
-    """One kernel; the first ``reads`` arguments are read, the others written."""
+    """One kernel; the first ``reads`` arguments are read, the others written; ``in_place`` as in `program.Call`."""
 
     kernel: Kernel
     args: tuple[Argument, ...]
     reads: int
+    in_place: tuple[int, ...] = ()
 
 
 Recipe = list[Piece]
-Group = Any  # te.Tensor; the type is untyped in TVM

@@ -27,7 +27,11 @@ from onyxc.passes.fold.batch_norm import FoldBatchNorm
 from onyxc.passes.fold.constants import FoldConstants
 from onyxc.passes.fold.pad import FoldPad
 from onyxc.passes.fold.shapes import FoldShapes
+from onyxc.passes.fuse.activations import FuseActivations
 from onyxc.passes.fuse.groups import FuseGroups
+from onyxc.passes.fuse.hoist import HoistElementwise
+from onyxc.passes.fuse.normalizations import FuseNormalizations
+from onyxc.passes.fuse.softmax import FuseSoftmax
 from onyxc.passes.fuse.split_bias import SplitBias
 from onyxc.passes.layout.channels_last import ChannelsLast
 from onyxc.passes.quantize.canonical_integer import CanonicalInteger
@@ -82,8 +86,13 @@ def clean() -> tuple[Pass, ...]:
 
 
 def fold() -> tuple[Pass, ...]:
-    """Fold arithmetic on constants into the weights."""
-    return (FoldArithmetic(), FoldPad(), FoldBatchNorm(), FoldConstants(LARGEST), NoOps(), DeadCode())
+    """Find operators again that exporters took apart, then fold arithmetic on constants into the weights."""
+    return (FoldArithmetic(), *recognise(), FoldPad(), FoldBatchNorm(), FoldConstants(LARGEST), NoOps(), DeadCode())
+
+
+def recognise() -> tuple[Pass, ...]:
+    """Operators from their parts; comes before their gains and shifts can fold into a weight next to them."""
+    return (FuseNormalizations(), FuseSoftmax(), FuseActivations())
 
 
 def from_toml(path: str | Path) -> tuple[Pass, ...]:
@@ -147,5 +156,5 @@ def finish(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> 
         passes += (ChannelsLast(),)
     passes += (NoOps(), FoldConstants(LARGEST), DeadCode())
     if level >= 1:
-        passes += (CommonSubexpressions(), FuseGroups())
+        passes += (HoistElementwise(), NoOps(), CommonSubexpressions(), FuseGroups())
     return passes

@@ -6,7 +6,8 @@ Steps are numbered in order, depth first; a buffer lives from its first to its l
     buffers of a loop         live from the loop's start to its end, unless private to one turn: used only inside
                               the body, and written as a whole by a direct step of it before any other use
 
-Views (`Buffer.base`) use the memory of their root. Placement is greedy: largest buffer first, into the tightest gap.
+A call may write its result over an operand that dies there, where its kernel reads and writes the same places
+(`Call.in_place`); the two then are one buffer. Views (`Buffer.base`) use the memory of their root. Placement is greedy: largest buffer first, into the tightest gap.
 """
 
 from __future__ import annotations
@@ -125,7 +126,47 @@ def _is_private(uses: list[_Use], loop: int) -> bool:
 
 def plan(program: Program) -> Plan:
     """Place all buffers of ``program``."""
-    return place(lifetimes(program))
+    lives = lifetimes(program)
+    merged = merge(program, lives)
+    made = place(lives)
+    return Plan({**made.offsets, **{b: made.offsets[home] for b, home in merged.items()}}, made.arena_bytes)
+
+
+def merge(program: Program, lives: dict[Buffer, Lifetime]) -> dict[Buffer, Buffer]:
+    """Results that are computed in place -> the buffer that they take over; ``lives`` loses the former.
+
+    Only calls outside of If and Loop, whose operand is read for the last time and whose result is written for the
+    first time; pinned buffers (inputs, outputs, counts) never qualify.
+    """
+    home: dict[Buffer, Buffer] = {}
+    pinned = {b.root()[0] for b in (*program.inputs, *program.outputs, *program.counts.values())}
+    for position, step in _top_level(program.steps):
+        if not isinstance(step, Call) or not step.in_place:
+            continue
+        (result, *others) = step.args[step.reads :]
+        if others or result.base is not None or result in pinned or lives[result].first != position:
+            continue
+        for index in step.in_place:
+            root = step.args[index].root()[0]
+            owner = home.get(root, root)
+            if (
+                owner in lives and owner not in pinned and owner is not result and lives[owner].last == position
+                and root.nbytes == result.nbytes == step.args[index].nbytes
+                and sum(a.root()[0] is root for a in step.args[: step.reads]) == 1
+            ):  # fmt: skip
+                lives[owner].cover(position, lives.pop(result).last)
+                home[result] = owner
+                break
+    return home
+
+
+def _top_level(steps: Sequence[Step]) -> Iterator[tuple[int, Step]]:
+    """Steps outside of control flow with their numbers, as `_Walk` gives them."""
+    walk = _Walk()
+    for step in steps:
+        before = walk.position
+        walk.steps([step], ())
+        yield before + 1, step
 
 
 def place(lives: dict[Buffer, Lifetime]) -> Plan:

@@ -28,9 +28,13 @@ class Lets:
         self.bindings: list[tuple[Expr, Expr]] = []
 
     def let(self, value: Expr) -> Expr:
-        """``value`` by name."""
-        var = tirx.Var("t", dtype_of(value))
-        self.bindings.append((var, value))
+        """``value`` by name.
+
+        Behind a call that does nothing: TVM bounds what a variable holds, which takes exponential time.
+        """
+        kind = dtype_of(value)
+        var = tirx.Var("t", kind)
+        self.bindings.append((var, tirx.call_intrin(kind, "tirx.reinterpret", value)))
         return var
 
     def close(self, result: Expr) -> Expr:
@@ -230,8 +234,8 @@ def pow_(x: Expr, y: Expr) -> Expr:
     r = m.let(m.cast((t - m.cast(n, "float64")) * m.const(0.6931471805599453, "float64"), "float32"))
     p = m.horner(r, (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5))
     value = m.let(m.scaled(m.const(1.0) + (r + r * r * p), n))
-    # conditions are nested, not joined: TVM folds vectors of And and Or into constants that it cannot make
-    whole = m.let(nodes.EQ(tirx.floor(y), y))
+    # conditions stay inside Select: TVM cannot bound a variable that is a vector of comparisons
+    whole = nodes.EQ(tirx.floor(y), y)
     half = m.let(y * m.const(0.5))
     none, top = m.const(0, "int32"), m.const(-(2**31), "int32")
     odd_power = nodes.Select(whole, nodes.Select(nodes.EQ(tirx.floor(half), half), none, top), none)
@@ -239,7 +243,9 @@ def pow_(x: Expr, y: Expr) -> Expr:
     imaginary = m.let(nodes.Select(whole, value, m.const(float("nan"))))
     below = m.let(nodes.Select(x > m.const(float("-inf")), imaginary, value))
     value = m.let(nodes.Select(x < m.const(0.0), below, value))
-    value = m.let(nodes.Select(nodes.EQ(x, x), nodes.Select(nodes.EQ(y, y), value, y), x))
+    rest, infinity = m.const(0x7FFFFFFF, "int32"), m.const(0x7F800000, "int32")
+    value = m.let(nodes.Select((m.bits(y) & rest) > infinity, y, value))  # NaN
+    value = m.let(nodes.Select((m.bits(x) & rest) > infinity, x, value))
     unit = m.let(nodes.Select(nodes.EQ(tirx.abs(y), infinite), m.const(1.0), value))
     value = m.let(nodes.Select(nodes.EQ(x, m.const(-1.0)), unit, value))
     value = m.let(nodes.Select(nodes.EQ(x, m.const(1.0)), m.const(1.0), value))

@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 from tvm import te, tirx
+from tvm.tirx.script import builder as T
 
+from onyxc.backends.kernels.imperative import Imperative
+from onyxc.backends.lowering.code import Code, kernel
 from onyxc.backends.lowering.pooling import Pool
-from onyxc.backends.lowering.quantization import finished
-from onyxc.backends.lowering.registry import elementwise, lowers
+from onyxc.backends.lowering.quantization import finished, limits
+from onyxc.backends.lowering.registry import elementwise, imperative, lowers, static
 from onyxc.backends.lowering.scalar import attr, bits, cast, like
 from onyxc.backends.lowering.tensors import Inputs, at, compute, guarded, needed
+from onyxc.backends.lowering.words import Cell, fix, i32, split
 from onyxc.compiler.ir.graph import Node
 from onyxc.compiler.ir.integer import add_constants, scalar
 from onyxc.compiler.ir.schema import DOMAIN
@@ -108,6 +112,34 @@ def average_pool(node: Node, inputs: Inputs) -> list[Any]:
         return finish(node, value / like(value, float(sy)) + like(value, zy))
 
     return [compute(shape, element, "average_pool")]
+
+
+@imperative("QSoftmax", domain=DOMAIN)
+def softmax(node: Node) -> Imperative:
+    """A row is a task; its exponentials are summed in order."""
+    dims = static(node, 0).dims
+    _, length, inner = split(dims, int(attr(node, "axis")) % len(dims))
+    scale, zero = scalar(node, "y")
+    factor = float(np.floor(np.float32(1) / scale))
+
+    def emit(code: Code) -> None:
+        (x, table), y = code.ins, code.outs[0]
+        outer = fix(tirx.truncdiv(code.task, inner))
+        first = fix(outer * (length * inner) + (code.task - outer * inner))
+        most, total = Cell("int32", limits(node.output.dtype)[0]), Cell("float32", 0)
+
+        def power(i: Expr) -> Expr:
+            return table[i32(x[first + i * inner]) + (255 - most.get())]
+
+        with T.serial(0, length) as i:
+            most.set(T.max(most.get(), i32(x[first + i * inner])))
+        with T.serial(0, length) as i:
+            total.add(power(i))
+        with T.serial(0, length) as i:
+            real = cast(power(i), "float64") * tirx.const(factor, "float64") / cast(total.get(), "float64")
+            y[first + i * inner] = finish(node, real, zero)
+
+    return kernel(node, None, emit, tasks=prod(dims) // max(1, length), work=8 * prod(dims))
 
 
 @lowers("Lookup", domain=DOMAIN)

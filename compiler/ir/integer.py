@@ -8,32 +8,35 @@ stay ConvInteger and MatMulInteger, whose int32 results are exact; an int32 bias
     QAdd(a, b)               clip(rint(fma(a, ra, fma(b, rb, c))))
     QMul(a, b)               clip(rint(f32((a - a_zero_point) * (b - b_zero_point)) * r + y_zero_point))
     QAveragePool(x)          clip(rint(sum / n / y_scale + y_zero_point))
+    QSoftmax(x, table)       clip(rint(e * floor(1 / y_scale) / f32(sum of e)) + y_zero_point), e = table[255 + x - max(x)]
     Lookup(x, table)         table[x]
 
     ra = a_scale / y_scale, rb = b_scale / y_scale, r = a_scale * b_scale / y_scale
     c = y_zero_point - fma(ra, a_zero_point, rb * b_zero_point)
     sum: of x_scale * f32(x - x_zero_point), in the order of the window; n: how many there are
-    table: 256 entries; a negative x counts from the end (the byte of x is the index)
+    table of Lookup: 256 entries; a negative x counts from the end (the byte of x is the index)
+    table of QSoftmax: `exponentials`, float32; e is summed in float32, in order along ``axis``, then all is float64
 
-Everything is rounded to float32 after each operation, from left to right, save inside fma(a, b, c) = a * b + c, which
-is rounded once; rint rounds half to even; clip is to the attributes [low, high], which lie within the output's
+Everything else is rounded to float32 after each operation, from left to right, save inside fma(a, b, c) = a * b + c,
+which is rounded once; rint rounds half to even; clip is to the attributes [low, high], which lie within the output's
 ``dtype``. Inputs broadcast as in Add: the scale of Requantize is f32(f32(sx * sw) / sy) of shape [], or [C, 1, 1] for
 C channels. Scales and zero points of single tensors are attributes.
 
 These are the formulas of onnxruntime's integer kernels on x86 (mlas: MlasRequantizeOutput, qladd_avx2.cpp, qlmul.cpp;
-contrib_ops: qlinear_pool.cc). QAdd, QMul and QAveragePool add the zero point before they round, which differs from the
+contrib_ops: qlinear_pool.cc, qlinear_softmax.cc). QAdd, QMul and QAveragePool add the zero point before they round, which differs from the
 ONNX text at ties. `compiler.ir.reference` computes them; the decompositions here write them as standard operators.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from onyxc.compiler.ir import infer, schema
-from onyxc.compiler.ir.graph import Graph, Node, Value
+from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 from onyxc.compiler.ir.types import Dim, TensorType, Type
 
 POOL = ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides")
@@ -72,6 +75,14 @@ def add_constants(node: Node) -> tuple[np.float32, np.float32, np.float32]:
     return ra, rb, np.float32(np.float32(zy) - inner)
 
 
+def exponentials(scale: float | np.float32, length: int) -> Array:
+    """The table of QSoftmax: exp((k - 255) * scale), times the power that lets ``length`` of them fill a float32."""
+    most = np.finfo(np.float32).max / np.float32(length)
+    step = float(np.float32(scale))
+    shift = max(0.0, float(np.float32(math.log(most))) - 5) / step
+    return np.array([math.exp((k - 255 + shift) * step) for k in range(256)], np.float32)
+
+
 # ---- types
 
 
@@ -99,6 +110,7 @@ def _binary_type(node: Node) -> tuple[Type, ...]:
 
 
 @schema.own("Rescale")
+@schema.own("QSoftmax")
 def _rescale_type(node: Node) -> tuple[Type, ...]:
     return (TensorType(dtype_of(node), _tensor(node, 0).shape),)
 
@@ -166,6 +178,13 @@ def _arithmetic(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
 def _average_pool(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
     attrs: dict[str, Any] = {k: node.attrs[k] for k in POOL if k in node.attrs}
     y = infer.add(body, "AveragePool", [_dequantize(node, body, inputs[0], "x")], **attrs).output
+    return _quantize(node, body, y, *scalar(node, "y"))
+
+
+@schema.decomposition("QSoftmax")
+def _softmax(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
+    """The literal form, of which onnxruntime makes its integer kernel again."""
+    y = infer.add(body, "Softmax", [_dequantize(node, body, inputs[0], "x")], axis=int(number(node, "axis"))).output
     return _quantize(node, body, y, *scalar(node, "y"))
 
 

@@ -110,6 +110,15 @@ def _lookup(node: Node, x: Array, table: Array) -> Array:
     return table[x.view(np.uint8)]
 
 
+@reference("onyxc.QSoftmax")
+def _softmax(node: Node, x: Array, table: Array) -> Array:
+    (sy, zy), axis = scalar(node, "y"), int(number(node, "axis"))
+    codes = x.astype(np.int32)
+    powers = table[255 + codes - codes.max(axis, keepdims=True)]
+    total = np.take(np.add.accumulate(powers, axis, F32), [-1], axis)
+    return finish(node, powers.astype(F64) * np.floor(F32(1) / sy) / total, zy)
+
+
 @reference("onyxc.QAveragePool")
 def _average_pool(node: Node, x: Array) -> Array:
     (sx, zx), (sy, zy) = scalar(node, "x"), scalar(node, "y")

@@ -7,7 +7,7 @@ from math import prod
 from onyxc.compiler.errors import ModelError
 from onyxc.compiler.ir import infer, schema
 from onyxc.compiler.ir.graph import Node, Value
-from onyxc.compiler.ir.types import Dim, TensorType
+from onyxc.compiler.ir.types import Dim, TensorType, Type
 
 # The spelling of element types in onnx.defs where it is not numpy's
 _SPELLING = {
@@ -33,8 +33,8 @@ def check_node(node: Node, opset: int) -> None:
             )
 
 
-def check_output(value: Value, opset: int) -> None:
-    """An output of a graph, whose declared type inference believes, has the type that its node gives.
+def check_output(value: Value, declared: Type, opset: int) -> None:
+    """An output of a graph has the element type that its node gives.
 
     Raises:
         ModelError: it has another one.
@@ -43,8 +43,8 @@ def check_output(value: Value, opset: int) -> None:
     if node is None or node.subgraphs() or schema.find(node.op, opset, node.domain) is None:
         return
     made = infer.output_types(node, opset)[node.outputs.index(value)]
-    if isinstance(made, TensorType) and isinstance(value.type, TensorType) and made.dtype != value.type.dtype:
-        raise ModelError(f"{node.label()} gives {made}, but the output {value.name!r} is declared as {value.type}")
+    if isinstance(made, TensorType) and isinstance(declared, TensorType) and made.dtype != declared.dtype:
+        raise ModelError(f"{node.label()} gives {made}, but the output {value.name!r} is declared as {declared}")
 
 
 def _check_types(node: Node, opset: int) -> None:

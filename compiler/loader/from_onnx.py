@@ -82,7 +82,8 @@ def _fill(
     for value in source.output:
         if value.name not in scope:
             raise ModelError(f"output {value.name!r} is not produced by any node")
-        check_output(scope[value.name], graph.root().opset)
+        if value.type.WhichOneof("value") is not None:
+            check_output(scope[value.name], declared_type(value), graph.root().opset)
         graph.add_output(scope[value.name], value.name)
 
 

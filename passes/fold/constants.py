@@ -147,7 +147,7 @@ def _as_declared(result: Any, type: Type) -> Array | None:
 
 
 def _keep_facts(node: Node, made: Sequence[Value]) -> None:
-    """What only moves elements keeps zeros zero and the palette."""
+    """What only moves elements keeps zeros zero, and the palette of a whole tensor."""
     source = node.input(0)
     if source is None or not source.facts or facts.key(node) not in MOVES:
         return
@@ -155,8 +155,9 @@ def _keep_facts(node: Node, made: Sequence[Value]) -> None:
         assert value.const is not None
         if "sparsity" in source.facts:
             value.facts["sparsity"] = value.const != 0
-        if "palette" in source.facts:
-            value.facts["palette"] = source.facts["palette"]
+        palette = source.facts.get("palette")
+        if isinstance(palette, np.ndarray) and palette.ndim == 1:  # codebooks of channels would have to move, too
+            value.facts["palette"] = palette
 
 
 def _dtype(type: Type) -> str | None:

@@ -1,10 +1,13 @@
-"""Operator fusion: an anchor with the elementwise operators that follow it, and elementwise chains.
+"""Operator fusion: an anchor with the elementwise operators around it, elementwise chains, and movement.
 
-    %0 = Conv(x, w); %1 = Add(%0, b); %2 = Relu(%1)   ->   %0 = onyxc.Fused(x, w, b) {body: Conv, Add, Relu}
+    %0 = Conv(x, w); %1 = Add(%0, b); %2 = Relu(%1)      ->   %0 = onyxc.Fused(x, w, b) {body: Conv, Add, Relu}
+    %0 = Sub(x, m); %1 = Mul(%0, %0); ReduceMean(%1)     ->   one group: a reduction reads every element once
+    %0 = Transpose(x); %1 = Add(%0, y); Slice(%1)        ->   one group: so does movement
 
-A group grows forward from its anchor over elementwise readers of the same shape, and is cut at the longest
-prefix from which one value alone escapes. So nothing is computed twice, and no cycle can arise: what escapes
-is computed last, hence no argument of the group depends on the group.
+A group grows forward from its start over elementwise readers of the same shape, and is cut at the longest prefix from
+which one value alone escapes. Then it takes in what only it reads: elementwise producers of its operands, movement in
+front of plain arithmetic. So nothing is computed twice, and no cycle can arise: what escapes is computed last, hence no
+argument of the group depends on the group.
 """
 
 from __future__ import annotations
@@ -19,6 +22,13 @@ from onyxc.compiler.ir.fused import fuse
 from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.transform import Pass, PassResult
 
+TEMPLATES = facts.CONVOLUTIONS | facts.PRODUCTS | facts.POOLS  # their kernels are written for an epilogue behind them
+OPERANDS = frozenset({"float32", "int32", "int8", "uint8"})  # what such an epilogue can read and give
+BEFORE = frozenset(["Transpose", "Slice", "Concat", "Pad", "Expand", "Tile", "Gather", "DepthToSpace", "SpaceToDepth"])
+BEHIND = frozenset(
+    ["Transpose", "Slice", "Concat", "Pad", "DepthToSpace", "SpaceToDepth"]
+)  # no element twice
+
 
 @dataclass(frozen=True)
 class FuseGroups(Pass):
@@ -28,12 +38,13 @@ class FuseGroups(Pass):
     limit: int = 24
 
     def run(self, graph: Graph) -> PassResult:
-        """Fuse anchors first, so that every epilogue finds its anchor, then what elementwise chains remain."""
+        """Anchors first, so that every epilogue finds its anchor; then chains of arithmetic; then movement alone."""
         counts: Counter[str] = Counter()
-        for is_start in (_is_anchor, facts.is_elementwise):
+        place = {node: index for index, node in enumerate(graph)}
+        for is_start in (_is_anchor, facts.is_elementwise, _is_movement):
             for node in graph.nodes:
                 if node.graph is graph and is_start(node):
-                    group = _around(_grow(node, self.limit))
+                    group = _group(node, self.limit, place)
                     if len(group) > 1:
                         counts[facts.key(node)] += 1
                         fuse(graph, group)
@@ -46,6 +57,24 @@ class FuseGroups(Pass):
 
 def _is_anchor(node: Node) -> bool:
     return facts.key(node) in facts.ANCHORS and len(node.outputs) == 1
+
+
+def _is_movement(node: Node) -> bool:
+    return node.is_op(*BEFORE) and len(node.outputs) == 1
+
+
+def _group(start: Node, limit: int, place: dict[Node, int]) -> list[Node]:
+    """The whole group around ``start``, in an order in which it can be computed; the last node's output escapes."""
+    group = _grow(start, limit)
+    key = facts.key(start)
+    if key in TEMPLATES:
+        found = _taken_in(group, limit, place)
+        return _around([start, *(n for n in found if n is not start)])
+    group = _taken_in(group, limit, place)
+    while key not in facts.ANCHORS and (move := _movement_behind(group)) is not None and len(group) < limit:
+        group += _grow(move, limit - len(group))
+        group = _taken_in(group, limit, place)
+    return group
 
 
 def _around(group: list[Node]) -> list[Node]:
@@ -106,7 +135,15 @@ def _reads(node: Node) -> list[Value]:
 
 
 def _joins(node: Node, start: Node) -> bool:
-    return facts.is_elementwise(node) and node.output.tensor.shape == start.output.tensor.shape
+    if not facts.is_elementwise(node) or node.output.tensor.shape != start.output.tensor.shape:
+        return False
+    return facts.key(start) not in TEMPLATES or _is_epilogue(node)
+
+
+def _is_epilogue(node: Node) -> bool:
+    """Whether all that the node reads and gives is of types that epilogues know; single numbers are immediates."""
+    values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+    return all(v.dtype in OPERANDS or (v.const is not None and v.const.size == 1) for v in values)
 
 
 def _escaping(group: list[Node], inside: set[Node]) -> list[Value]:
@@ -116,3 +153,51 @@ def _escaping(group: list[Node], inside: set[Node]) -> list[Value]:
 def _open(node: Node, inside: set[Node], dependent: set[Node]) -> bool:
     """Whether some reader of ``node`` has not been looked at yet."""
     return any(isinstance(u, Node) and u not in inside and u not in dependent for v in node.outputs for u, _ in v.uses)
+
+
+# ---- what only the group reads
+
+
+def _taken_in(group: list[Node], limit: int, place: dict[Node, int]) -> list[Node]:
+    """The group with the producers that nothing else reads, in the order of the graph."""
+    inside, key = dict.fromkeys(group), facts.key(group[0])
+    work = list(group)
+    while work:
+        node = work.pop()
+        if not (facts.is_elementwise(node) or facts.key(node) in facts.REDUCTIONS):
+            continue
+        for value in node.inputs if facts.is_elementwise(node) else node.inputs[:1]:
+            made = None if value is None else value.producer
+            if made is None or made in inside or len(inside) >= limit or not _only_read_by(made, inside):
+                continue
+            if made in place and _fits(made, node, key) and made.graph is group[0].graph:
+                inside[made] = None
+                work.append(made)
+    return sorted(inside, key=place.__getitem__) if len(inside) > len(group) else group
+
+
+def _only_read_by(node: Node, inside: dict[Node, None]) -> bool:
+    return all(isinstance(u, Node) and u in inside for v in node.outputs for u, _ in v.uses)
+
+
+def _fits(made: Node, reader: Node, start: str) -> bool:
+    """Whether ``made`` may be computed where ``reader`` reads it."""
+    if not made.output.tensor.is_static or (
+        facts.is_elementwise(reader) and made.output.tensor.shape != reader.output.tensor.shape
+    ):
+        return False
+    if facts.is_elementwise(made):
+        waiting = any(v is not None and v.producer is not None and _is_anchor(v.producer) for v in made.inputs)
+        return not waiting and (start not in TEMPLATES or _is_epilogue(made))
+    return start not in facts.ANCHORS and _is_movement(made)
+
+
+def _movement_behind(group: list[Node]) -> Node | None:
+    """The one reader of the group's result, when it only moves elements and reads none twice."""
+    last = group[-1].output
+    node = last.only_user
+    if node is None or not node.is_op(*BEHIND) or node.graph is not group[0].graph or not node.output.tensor.is_static:
+        return None
+    if node.is_op("Pad") and node.attrs.get("mode", "constant") != "constant":
+        return None
+    return node if node.op == "Concat" or node.inputs[0] is last else None

@@ -1,7 +1,7 @@
 """Biases become additions of their own, so that every epilogue is an elementwise chain.
 
-    Conv(x, w, b)                      ->  Add(Conv(x, w), b[C, 1, ...])
-    Gemm(a, b, c) {alpha, beta, trans} ->  Add(MatMul(a, alpha b), beta c)     b constant, or alpha = 1
+Conv(x, w, b)                      ->  Add(Conv(x, w), b[C, 1, ...])
+Gemm(a, b, c) {alpha, beta, trans} ->  Add(MatMul(a, alpha b), beta c)     b constant, or alpha = 1
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ def _moved_facts(facts: dict[str, Any], transposed: bool, alpha: float) -> dict[
     kept = {}
     if "sparsity" in facts:
         kept["sparsity"] = facts["sparsity"].T if transposed else facts["sparsity"]
-    if isinstance(facts.get("palette"), np.ndarray) and alpha == 1:
-        kept["palette"] = facts["palette"]
+    palette = facts.get("palette")
+    if isinstance(palette, np.ndarray) and alpha == 1:
+        per_channel = palette.ndim > 1  # a codebook behind the axes of the weight
+        kept["palette"] = palette.swapaxes(0, 1) if transposed and per_channel else palette
     return kept

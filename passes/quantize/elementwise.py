@@ -1,4 +1,4 @@
-"""Rules for what happens to quantized tensors between products: arithmetic, averages, clamps and lookup tables."""
+"""Rules for what happens to quantized tensors between products: arithmetic, averages, softmax, clamps and lookup tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from onyxc.compiler.ir.facts import BROADCASTING, UNARY
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
-from onyxc.compiler.ir.integer import POOL, limits
+from onyxc.compiler.ir.integer import POOL, exponentials, limits
 from onyxc.compiler.ir.reference import run_node
 from onyxc.compiler.rewrite import Builder, rule
 from onyxc.passes.quantize.parameters import Parameters, dequantized, own, quantizer
@@ -131,6 +131,22 @@ def _ints(node: Node, name: str) -> tuple[int, ...]:
     value = node.attrs.get(name, ())
     assert isinstance(value, tuple)
     return value
+
+
+@rule("QuantizeLinear")
+def softmax(op: Builder, node: Node) -> Value | None:
+    """Q(Softmax(DQ(x))), of one type of codes; the sum of the exponentials is scaled by the static length of the axis."""
+    found = end(node)
+    last = found.node("Softmax") if found is not None else None
+    operands = _operands(last)
+    if found is None or last is None or not operands or (found.low, found.high) != limits(found.to.dtype):
+        return None
+    ((x, px),) = operands
+    length = x.tensor.shape[last.integer("axis", -1)] if x.tensor.shape else None
+    if px.dtype != found.to.dtype or not isinstance(length, int) or length < 1:
+        return None
+    table = op.constant(exponentials(px.scale.item(), length), "exponentials")
+    return own(op, "QSoftmax", [x, table], axis=last.integer("axis", -1), **px.attributes("x"), **found.result)
 
 
 @rule("QuantizeLinear")

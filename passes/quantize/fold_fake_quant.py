@@ -4,6 +4,7 @@
     Q(Add(DQ(a), DQ(b)))                ->  QAdd(a, b)                  also Mul, and a Relu or Clip in between
     Q(AveragePool(DQ(x)))               ->  QAveragePool(x)
     Q(GlobalAveragePool(DQ(x)))         ->  Requantize(Add(ReduceSum(Cast(x)), -n * zx))
+    Q(Softmax(DQ(x)))                   ->  QSoftmax(x, exponentials)
     Q(Sigmoid(DQ(x)))                   ->  Lookup(x, table)            any function of one tensor, element by element
     Move(DQ(x)), Q(Move(x))             ->  DQ(Move(x)), Move(Q(x))     Reshape, MaxPool, Pad, Slice, Concat, ...
     Q(Clip(DQ(x)))                      ->  x, Clip(x) or Rescale(x)
@@ -11,7 +12,7 @@
     Relu(DQ(w)), w constant             ->  Relu(w')                    weights that meet float activations
 
 The integers are those of onnxruntime's optimized kernels (`compiler.ir.integer` has the formulas). With ``literal``
-Add, Mul and averages stay float, which rounds ties as the ONNX text does. Scales must be constant, float32 and, for
+Add, Mul, averages and Softmax stay float, which rounds as the ONNX text does. Scales must be constant, float32 and, for
 activations, one per tensor; codes are uint8 or int8. What does not fit stays float, which is correct as it is.
 """
 
@@ -42,7 +43,8 @@ class FoldFakeQuant(Pass):
         """Movement first, then what ends in a QuantizeLinear, then the rest; inner graphs included."""
         counts, refused = Counter[str](), Counter[str]()
         first = [constant_scale, *movement.RULES, quantize_constant]
-        inexact = [elementwise.arithmetic, elementwise.global_average_pool, elementwise.average_pool]
+        averages = [elementwise.global_average_pool, elementwise.average_pool]
+        inexact = [elementwise.arithmetic, *averages, elementwise.softmax]
         second = [product, *(() if self.literal else inexact), elementwise.clamp, elementwise.lookup]
         for rules in ([*first, *second], [product_to_real], [dequantize_constant]):
             result = apply_rules(graph, rules)

@@ -65,7 +65,8 @@ class _Maker:
             if kind == "mix":
                 target = self.target()
                 reads = self.some(known - {target} or {self.x})
-                made.append(Call(Kernel("mix"), (*reads, target), 2))
+                in_place = self.data.draw(st.sampled_from([(), (0,), (1,), (0, 1)]))
+                made.append(Call(Kernel("mix"), (*reads, target), 2, in_place))
                 known = known | {target}
             elif kind == "part":
                 targets = sorted(known - {self.x}, key=lambda b: (len(b.name), b.name))
@@ -102,7 +103,8 @@ class _Machine:
         for step in steps:
             if isinstance(step, Call):
                 a, b, out = map(self.where, step.args)
-                out[:] = 0x55  # a kernel may write before it reads
+                if not step.in_place:
+                    out[:] = 0x55  # a kernel may write before it reads
                 out[:] = np.resize(a, out.size) * 3 + np.resize(b, out.size) + 7
                 self.trace.append(int(out.sum()))
             elif isinstance(step, Copy):
@@ -148,6 +150,18 @@ def test_planned_programs_compute_the_same(data: st.DataObject) -> None:
 def test_a_chain_needs_two_places_between_its_ends() -> None:
     program = chain(elements=1024, steps=10)
     assert memory.plan(program).arena_bytes == 4 * (4096 + SLACK)
+
+
+def test_results_take_over_operands_that_die() -> None:
+    x, y, *inner = tensor("x", kind="input"), tensor("y", kind="output"), *(tensor(f"t{i}") for i in range(3))
+    steps = [call("twice", a, b) for a, b in zip([x, *inner], [*inner, y], strict=True)]
+    for step in steps:
+        step.in_place = (0,)
+    plan = memory.plan(Program("p", [x], [y], list(steps)))
+    assert len({plan.offset(b) for b in inner}) == 1
+    assert len({plan.offset(b) for b in (x, y, inner[0])}) == 3
+    steps.append(call("twice", inner[0], tensor("z")))  # the operand is read later: no longer in place
+    assert len({memory.plan(Program("p", [x], [y], list(steps))).offset(b) for b in inner}) == 2
 
 
 def test_a_buffer_private_to_one_turn_shares_memory_after_it() -> None:
