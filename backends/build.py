@@ -33,6 +33,7 @@ def build(
     library: Literal["shared", "static"] = "shared",
     weights: Literal["embedded", "beside"] = "embedded",
     compiler: str = "",
+    runner: bool = True,
     info: dict[str, Any] | None = None,
     report: worker.Report = worker.quiet,
 ) -> None:
@@ -51,4 +52,7 @@ def build(
         made = worker.map_forked(lambda batch: compile_objects(batch, target), batches, jobs)
         objects = [data for part in made for data in part]
     report("linking", 0, 1)
-    write(program, objects, target, out, library=library, weights=weights, compiler=compiler, info=info, body=body)
+    write(
+        program, objects, target, out, library=library, weights=weights, compiler=compiler, info=info, body=body,
+        runner=runner,
+    )  # fmt: skip

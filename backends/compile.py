@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from onyxc.backends import kinds
+from onyxc.backends import control, kinds
 from onyxc.backends.lowering import dynamic
-from onyxc.backends.program import Buffer, Call, Copy, If, Loop, Program, Step
+from onyxc.backends.program import Buffer, Call, Copy, Kernel, Program, Step
 from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Packed, Recipe, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.errors import OnyxcError, UnsupportedError
@@ -19,6 +19,8 @@ from onyxc.compiler.ir.fused import body_of, is_parameter
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 from onyxc.compiler.ir.text import format_graph
 from onyxc.compiler.ir.types import ONNX_CODES, TensorType, numpy_dtype
+
+_CONTROL = {"If": control.branch, "Loop": control.loop, "Scan": control.scan}
 
 
 def to_program(graph: Graph, target: Target, name: str) -> Program:
@@ -38,6 +40,7 @@ class _Compiler:
     recipes: dict[str, Recipe] = field(default_factory=dict)
     constants: dict[Any, Buffer] = field(default_factory=dict)
     counts: dict[Value, Buffer] = field(default_factory=dict)
+    kernels: dict[Any, Kernel] = field(default_factory=dict)  # of control flow
     symbols: set[str] = field(default_factory=set)
 
     def program(self, graph: Graph) -> Program:
@@ -87,10 +90,8 @@ class _Compiler:
         return made
 
     def node(self, node: Node) -> list[Step]:
-        if node.is_op("If"):
-            return self.branch(node)
-        if node.is_op("Loop"):
-            return self.loop(node)
+        if node.is_op(*_CONTROL):
+            return _CONTROL[node.op](self, node)
         if node.is_op(*facts.VIEWS) and node.inputs[0] is not None:
             source = self.read(node.inputs[0])
             self.buffers[node.output] = Buffer(node.output.name, *_form(node.output, "output"), base=source)
@@ -100,7 +101,7 @@ class _Compiler:
     def group(self, node: Node) -> list[Step]:
         body, arguments = as_body(node)
         constant = tuple(v.const is not None for v in arguments)
-        key = f"{constant}\n{format_graph(body)}"
+        key = f"{constant}\n{_text(body)}"
         if key not in self.recipes:
             name = self.symbol(body)
             try:
@@ -108,6 +109,7 @@ class _Compiler:
             except OnyxcError:
                 raise
             except Exception as error:  # a fault of ours or of TVM: say where
+                _check_static(node)
                 raise RuntimeError(f"{node.label()}: {type(error).__name__}: {error}") from error
         bounds = dynamic.bound(node) if dynamic.dynamic(node) else [None] * len(node.outputs)
         for value, shape in zip(node.outputs, bounds, strict=True):
@@ -116,14 +118,22 @@ class _Compiler:
         return self.instantiate(self.recipes[key], node, arguments)
 
     def symbol(self, body: Graph) -> str:
-        """A unique C identifier that tells what the group computes."""
-        ops = "_".join(n.op.lower() for n in body)[:40].strip("_")
-        name, count = ops, 1
-        while name in self.symbols:
+        """A unique C identifier that tells what the group computes, and is no function of libm (pow, exp)."""
+        ops = [n.op.lower() for n in body]
+        return self.unique("_".join(ops)[:40].strip("_") if len(ops) > 1 else f"{ops[0]}_1")
+
+    def unique(self, name: str) -> str:
+        """``name``, with a number behind it where it is taken."""
+        made, count = name, 1
+        while made in self.symbols:
             count += 1
-            name = f"{ops}_{count}"
-        self.symbols.add(name)
-        return name
+            made = f"{name}_{count}"
+        self.symbols.add(made)
+        return made
+
+    def buffer(self, value: Value, what: str) -> Buffer:
+        """A new buffer of the value's type."""
+        return Buffer(value.name, *_form(value, what))
 
     def instantiate(self, recipe: Recipe, node: Node, arguments: list[Value]) -> list[Step]:
         temporaries: dict[Temporary, Buffer] = {}
@@ -152,56 +162,21 @@ class _Compiler:
 
         return [Call(p.kernel, tuple(buffer(a) for a in p.args), p.reads, p.in_place) for p in recipe]
 
-    # ---- control flow
 
-    def branch(self, node: Node) -> list[Step]:
-        condition = node.inputs[0]
-        assert condition is not None
-        for value in node.outputs:
-            self.buffers[value] = Buffer(value.name, *_form(value, "output"))
-        sides = []
-        for name in ("then_branch", "else_branch"):
-            inner = node.attrs[name]
-            assert isinstance(inner, Graph)
-            side = self.steps(inner)
-            for value, result in zip(node.outputs, inner.outputs, strict=True):
-                if result.dims != value.dims:
-                    raise UnsupportedError(f"{node.label()}: the branches return {value.type} and {result.type}")
-                side.append(Copy(self.read(result), self.buffers[value]))
-            sides.append(side)
-        return [If(self.read(condition), *sides)]
-
-    def loop(self, node: Node) -> list[Step]:
-        """ONNX Loop: carried values live in buffers of their own, copied at the end of each turn."""
-        trip, condition, *initial = node.inputs
-        body = node.attrs["body"]
-        assert isinstance(body, Graph)
-        if len(node.outputs) != len(initial):
-            raise UnsupportedError(f"{node.label()}: scan outputs need a constant number of turns")
-        before: list[Step] = []
-        carried = []
-        for value, source, inner in zip(node.outputs, initial, body.inputs[2:], strict=True):
-            assert source is not None
-            if inner.tensor.is_static and inner.dims != source.dims:
-                raise UnsupportedError(f"{node.label()}: carried value {inner.name!r} changes its shape")
-            inner.type = source.type
-            made = Buffer(value.name, *_form(source, "input"))
-            before.append(Copy(self.read(source), made))
-            self.buffers[value] = self.buffers[inner] = made
-            carried.append(made)
-        going = Buffer(f"{node.output.name}_going", "bool", ())
-        if condition is not None:
-            before.append(Copy(self.read(condition), going))
-        else:
-            before.append(Copy(self.constant(np.array(True), "true", "true"), going))
-        iteration = Buffer(f"{node.output.name}_turn", "int64", ())
-        self.buffers[body.inputs[0]], self.buffers[body.inputs[1]] = iteration, going
-        inside = self.steps(body)
-        results = [self.read(v) for v in body.outputs]
-        staged = [Buffer("staged", b.dtype, b.shape) for b in results]
-        inside += [Copy(r, s) for r, s in zip(results, staged, strict=True)]
-        inside += [Copy(s, t) for s, t in zip(staged, [going, *carried], strict=True)]
-        return [*before, Loop(None if trip is None else self.read(trip), going, iteration, inside)]
+def _check_static(node: Node) -> None:
+    """Refuse outputs whose shape depends on what only a run knows."""
+    if node.op == "Fused":
+        for inner in body_of(node):
+            _check_static(inner)
+        return
+    for value in () if dynamic.dynamic(node) else node.outputs:
+        if value.name and isinstance(value.type, TensorType) and not value.type.is_static:
+            free = [v for v in node.inputs if v is not None and v.const is None]
+            sizes = [v for v in free if v.type and v.tensor.dtype == "int64"] or free
+            raise UnsupportedError(
+                f"{node.label()}: the shape of {value.name!r} ({value.type}) depends on values that only a run knows: "
+                f"if {', '.join(repr(v.name) for v in sizes)} can be constant, give it with --input-value"
+            )
 
 
 def as_body(node: Node) -> tuple[Graph, list[Value]]:
@@ -241,6 +216,18 @@ def _form(value: Value, what: str) -> tuple[str, tuple[int, ...]]:
         )
     assert kind.dtype in ONNX_CODES
     return numpy_dtype(kind.dtype).name, kind.dims
+
+
+def _text(body: Graph) -> str:
+    """What the body computes: its text, names left out, and the numbers in it."""
+    names = [v.name for v in body.inputs]
+    for index, value in enumerate(body.inputs):
+        value.name = f"in{index}"
+    numbers = (_digest(v.const) for v in body.constants() if v.const is not None and v.const.dtype != object)
+    text = "\n".join([format_graph(body), *numbers])
+    for value, name in zip(body.inputs, names, strict=True):
+        value.name = name
+    return text
 
 
 def _digest(array: Array) -> str:

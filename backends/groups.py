@@ -60,6 +60,10 @@ def _constant(value: Value, group: TensorGroup) -> Any:
     return placeholder
 
 
+def _copy(tensor: Any) -> Any:
+    return te.compute(tensor.shape, lambda *index: tensor[index], name="copy")
+
+
 def recipe(name: str, body: Graph, target: Target, build_all: BuildAll) -> Recipe:
     """The generic recipe of ``body``: kernels by ``build_all`` of the processor kind."""
     group = to_te(body)
@@ -67,7 +71,7 @@ def recipe(name: str, body: Graph, target: Target, build_all: BuildAll) -> Recip
     outputs: list[Any] = []
     for index, tensor in enumerate(group.outputs):
         if key(tensor) in roles:  # an output that is an argument, or returned twice
-            tensor = te.compute(tensor.shape, lambda *i, t=tensor: t[i], name="copy")
+            tensor = _copy(tensor)
         outputs.append(tensor)
         roles[key(tensor)] = Output(index)
     pieces, inner = build_all(name, list(group.arguments), outputs, target)

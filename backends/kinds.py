@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from onyxc.backends import groups
+from onyxc.backends.kernels.imperative import Imperative, Spec
 from onyxc.backends.lowering import dynamic, registry
+from onyxc.backends.program import Kernel
 from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Piece, Recipe, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
@@ -61,11 +65,7 @@ def _imperative(name: str, body: Graph, target: Target) -> Recipe:
     imp = registry.IMPERATIVE[node.domain, node.op](node)
     present = [v for v in node.inputs if v is not None]
     specs = [(v.dims, registry.storage(v.dtype)) for v in present]
-    if target.kind == "cuda":
-        from onyxc.backends.cuda.imperative import build
-    else:
-        from onyxc.backends.kernels.imperative import build_imperative as build
-    kernel = build(name, specs, imp, target)
+    kernel = imperative(name, specs, imp, target)
     reads: list[Argument] = [
         Constant(v.const) if v.const is not None else Input(body.inputs.index(v)) for v in present
     ]
@@ -74,3 +74,12 @@ def _imperative(name: str, body: Graph, target: Target) -> Recipe:
     writes += [Count(i, len(dynamic.bound(node)[i])) for i in counted]
     writes += [Temporary(dtype, shape) for shape, dtype in imp.scratch]
     return [Piece(kernel, (*reads, *writes), len(reads))]
+
+
+def imperative(name: str, specs: Sequence[Spec], imp: Imperative, target: Target) -> Kernel:
+    """The kernel of a program on inputs of ``specs``."""
+    if target.kind == "cuda":
+        from onyxc.backends.cuda.imperative import build
+    else:
+        from onyxc.backends.kernels.imperative import build_imperative as build
+    return build(name, specs, imp, target)

@@ -9,7 +9,7 @@ from typing import Any
 
 _DRIVER = ("Artifact", "compile", "optimize")
 
-__all__ = ["Artifact", "compile", "optimize"]  # noqa: F822 - by __getattr__
+__all__ = ["Artifact", "compile", "optimize"]  # by __getattr__
 
 
 def __getattr__(name: str) -> Any:

@@ -96,7 +96,7 @@ def compile(
         ModelError, OptionError, UnsupportedError, PassError, BuildError: as their names say; one clear message.
     """
     chosen = get(target) if isinstance(target, str) else target
-    link.find(chosen, compiler)  # what is missing is said at once
+    tools = link.find(chosen, compiler)  # what is missing is said at once
     if out is not None:
         check_replaceable(Path(out))
     report("loading", 0, 1)
@@ -114,10 +114,7 @@ def compile(
     def work(report: worker.Report) -> list[Record]:
         from onyxc.backends import build  # TVM is imported in the child only
 
-        steps = passes if passes is not None else pipelines.preset(level, chosen.kind, build.keep())
-        if passes is not None:
-            steps = (*steps, *pipelines.resolve(build.keep()))
-        steps = (*steps, *pipelines.finish(level, chosen.kind))
+        steps = pipelines.compilation(level, chosen.kind, build.keep(), passes)
         report("passes", 0, len(steps))
         done = iter(range(1, len(steps) + 1))
         manager = PassManager(steps, [lambda *_: report("passes", next(done), len(steps))])
@@ -125,7 +122,8 @@ def compile(
         _check_sizes(graph)
         build.build(
             graph, chosen, folder, name=_identifier(title), jobs=host_cores(), library=library, weights=weights,
-            compiler=compiler, info={**info, "passes": [r.name for r in records]}, report=report,
+            compiler=compiler, runner=out is not None or not tools.native,
+            info={**info, "passes": [r.name for r in records]}, report=report,
         )  # fmt: skip
         return records
 

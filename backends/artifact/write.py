@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -45,12 +46,13 @@ def write(
     info: dict[str, Any] | None = None,
     body: Body | None = None,
     compiler: str = "",
+    runner: bool = True,
 ) -> Manifest:
     """Write ``program`` with its kernels' object code as an artifact to the folder ``out``.
 
     ``info`` (over ``program.info``): ``digest`` and ``passes`` fill the manifest's fields, ``versions`` adds to its
     versions, everything else is kept as it is and must be JSON. ``body`` computes in place of the CPU's entry
-    function (see `source`); ``compiler`` names a C compiler (see `link`).
+    function (see `source`); ``compiler`` names a C compiler (see `link`). ``runner``: also build the program ``run``.
 
     Raises:
         OptionError: ``out`` exists and is not an artifact, or an option has an unknown value.
@@ -83,7 +85,7 @@ def write(
         library=f"lib{prefix}.{'so' if library == 'shared' else 'a'}",
         header=f"{prefix}.h",
         weights=weights_.FILE if beside else "",
-        runner="run",
+        runner="run" if runner else "",
         digest=str(facts.pop("digest", "")),
         passes=tuple(map(str, facts.pop("passes", ()))),
         versions={**_versions(), **facts.pop("versions", {})},
@@ -121,10 +123,14 @@ class _Build:
         names = [f"kernels{i}.o" for i in range(len(objects))]
         for name, data in zip(names, objects, strict=True):
             (self.work / name).write_bytes(data)
-        self.library(names)
-        self.runner(names)
-        kept = [self.manifest.library, self.manifest.header, self.manifest.runner]
-        for name in (*kept, *filter(None, [self.manifest.weights])):
+        with ThreadPoolExecutor(1) as beside:  # the C compilers run at the same time
+            main = beside.submit(self.main) if self.manifest.runner else None
+            self.library(names)
+            if main is not None:
+                main.result()
+                self.runner(names)
+        kept = [self.manifest.library, self.manifest.header, self.manifest.runner, self.manifest.weights]
+        for name in filter(None, kept):
             (self.work / name).rename(self.folder / name)
         self.manifest.write(self.folder)
         shutil.rmtree(self.work)
@@ -135,10 +141,13 @@ class _Build:
         make = self.toolchain.shared if is_shared else self.toolchain.archive
         make(self.work, ["model.o", *kernels], self.manifest.library)
 
+    def main(self) -> None:
+        """The program's own object file."""
+        self.toolchain.compile(self.work, "run.c", "run.o", static=not self.toolchain.native)
+
     def runner(self, kernels: list[str]) -> None:
         """For this machine the program uses the library; for another it is static and needs nothing there."""
         tools, static = self.toolchain, not self.toolchain.native
-        tools.compile(self.work, "run.c", "run.o", static=static)
         if static:
             if tools.zig:  # another C library than the shared library's
                 tools.compile(self.work, "model.c", "model.o", static=True)

@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu.vectors import Expr, cast, constant, fill, lanes_of, span, store, strided
+from onyxc.backends.cpu.vectors import Expr, cast, constant, dense, fill, lanes_of, span, store, strided
 
 
 @dataclass(frozen=True)
 class Operand:
-    """An extra input, with an element stride along each dimension of the output (0: broadcast)."""
+    """An extra input, with an element stride along each dimension of the output (0: broadcast).
+
+    ``table``: it is flat, and the epilogue chooses the elements itself; strides mean nothing then.
+    """
 
     dtype: str
     strides: tuple[int, ...]
+    table: int = 0  # entries
 
 
 def _same(acc: Expr, operands: Sequence[Expr]) -> Expr:
@@ -25,7 +29,10 @@ def _same(acc: Expr, operands: Sequence[Expr]) -> Expr:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """``apply(accumulator, operands)`` makes the output vector; all have the accumulator's number of lanes."""
+    """``apply(accumulator, operands)`` makes the output vector; all have the accumulator's number of lanes.
+
+    A table among the operands is the buffer itself.
+    """
 
     operands: tuple[Operand, ...] = ()
     apply: Callable[[Expr, list[Expr]], Expr] = field(default=_same)
@@ -41,12 +48,15 @@ class Epilogue:
         """Buffers over the operands' pointers; ``strides`` replaces theirs, where dimensions were merged."""
         chosen = strides or [operand.strides for operand in self.operands]
         pairs = zip(self.operands, pointers, chosen, strict=True)
-        return [strided(pointer, operand.dtype, sizes, step) for operand, pointer, step in pairs]
+        return [
+            dense(p, o.dtype, (o.table,)) if o.table else strided(p, o.dtype, sizes, step) for o, p, step in pairs
+        ]
 
     def write(self, y: Expr, acc: Expr, index: Sequence[Expr], valid: int, views: Sequence[Expr]) -> None:
         """Apply to ``acc`` and store its first ``valid`` lanes from ``index`` of ``y`` on, along the last dimension."""
         lanes = lanes_of(acc)
-        values = [T.bind(_load(view, index, lanes)) for view in views]
+        pairs = zip(self.operands, views, strict=True)
+        values = [view if o.table else T.bind(_load(view, index, lanes)) for o, view in pairs]
         store(y, cast(self.apply(acc, values), self.y_dtype), index, valid)
 
 

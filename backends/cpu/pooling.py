@@ -17,6 +17,7 @@ from onyxc.backends.cpu.loops import each_panel, each_run, valid_rows
 from onyxc.backends.cpu.pooling_plan import PoolPlan, PoolShape, plan
 from onyxc.backends.cpu.tile import Tile
 from onyxc.backends.cpu.vectors import Expr, cast, constant, fill, function, lanes_of, span, strided
+from onyxc.backends.lowering.scalar import lowest
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import is_float
@@ -86,7 +87,7 @@ def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
     shape, panel = state.plan.shape, place.panel
     largest = shape.kind == "max"
-    start = tirx.min_value(shape.acc_dtype) if largest else tirx.const(0, shape.acc_dtype)
+    start = lowest(shape.acc_dtype) if largest else tirx.const(0, shape.acc_dtype)
     tile = Tile(panel.lanes, run.width, shape.acc_dtype, start)
     offsets = list(accumulate(panel.lanes, initial=0))
     for taps in run.taps:

@@ -11,18 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from onyxc.backends.cpu import convolution, depthwise, gemm, gemm_plan, pooling
+from onyxc.backends.cpu import convolution, depthwise, gemm, gemm_plan, integer_convolution, pooling
 from onyxc.backends.cpu.epilogue import Epilogue, Operand
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides, planar_strides
-from onyxc.backends.cpu.vectors import fill, lanes_of
+from onyxc.backends.cpu.vectors import cast, fill, hold, lanes_of
+from onyxc.backends.kernels.expression import multiplicities
 from onyxc.backends.lowering import registry
+from onyxc.backends.lowering.scalar import bits
 from onyxc.backends.recipe import Argument, Constant, Input, Output, Packed, Piece, Recipe, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.channels_last import ints
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 
+# nodes of an epilogue's expression that are kept as they are: TVM's passes see shared parts again and again
+LARGEST_TREE, SMALL_TREE = 100, 3
 _EIGHT_BIT = ("int8", "uint8")
+LOOKUP, TABLE = "onyxc.Lookup", 256  # entries
 _OPERANDS = ("float32", "int32", "int8", "uint8")
 
 
@@ -33,7 +38,7 @@ def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -
     before, (anchor, *rest) = nodes[:first], nodes[first:]
     after = rest.pop() if rest and rest[-1].is_op("Transpose") else None
     template = _TEMPLATES.get(facts.key(anchor))
-    if template is None or not all((n.domain, n.op) in registry.ELEMENTWISE for n in rest) or len(body.outputs) != 1:
+    if template is None or not all(_is_expression(n) for n in rest) or len(body.outputs) != 1:
         return None
     if (before or after) and template is not _matmul:
         return None
@@ -117,11 +122,30 @@ class _Group:
                         assert value.const is not None
                         env[value] = fill(registry.const(value.const.reshape(()).item(), value.dtype), lanes)
                     arguments.append(env[value])
-                env[node.output] = registry.ELEMENTWISE[node.domain, node.op](node, *arguments)
+                if facts.key(node) == LOOKUP:
+                    x, table = arguments
+                    env[node.output] = table[cast(bits(x, "uint8"), "int32")]
+                else:
+                    dear = node.is_op(*facts.DEAR)
+                    given = [hold(a) if dear and _size(a) > SMALL_TREE else a for a in arguments]
+                    env[node.output] = registry.ELEMENTWISE[node.domain, node.op](node, *given)
+                    if node is not rest[-1] and (dear or _size(env[node.output]) > LARGEST_TREE):
+                        env[node.output] = hold(env[node.output])
             return env[rest[-1].output] if rest else acc
 
-        made = tuple(Operand(v.dtype, s) for v, s in zip(operands, strides, strict=True))
+        tables = {n.inputs[1]: TABLE for n in rest if facts.key(n) == LOOKUP}
+        made = tuple(Operand(v.dtype, s, tables.get(v, 0)) for v, s in zip(operands, strides, strict=True))
         return Epilogue(made, apply, self.body.outputs[0].dtype)
+
+
+def _is_expression(node: Node) -> bool:
+    """Whether the node can be computed on a vector in registers."""
+    return (node.domain, node.op) in registry.ELEMENTWISE or facts.key(node) == LOOKUP
+
+
+def _size(expr: Any) -> int:
+    """Nodes of an expression as a tree."""
+    return sum(times for _, times in multiplicities(expr))
 
 
 def _is_number(value: Value) -> bool:
@@ -185,6 +209,10 @@ def _finish(
         thin = depthwise.plan(shape, target)
         kernel = depthwise.emit(name, thin, epilogue, target)
         weights = group.packed(group.input(1), lambda w: depthwise.pack(pack(w), thin, points))
+    elif integer_convolution.fits(shape, target):
+        bytewise = integer_convolution.plan(shape, target, zero[1], tuple(strides))  # type: ignore[arg-type]
+        kernel = integer_convolution.emit(name, bytewise, epilogue, target)
+        weights = group.packed(group.input(1), lambda w: integer_convolution.pack(pack(w), bytewise))
     else:
         plan = convolution.plan(shape, target, tuple(strides))  # type: ignore[arg-type]
         kernel = convolution.emit(name, plan, epilogue, target)

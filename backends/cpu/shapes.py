@@ -113,7 +113,8 @@ def collapse(shape: ConvShape, operands: tuple[Strides, ...] = ()) -> tuple[Conv
     A 1x1 stride becomes an input stride; rows, then images, of a pointwise convolution merge; a narrow
     and tall image is turned round, because tiles run along w.
     """
-    if shape.kernel == (1, 1) and not any(shape.pads[:2]):
+    inside = all((o - 1) * s < n for o, s, n in zip(shape.out_size, shape.strides, shape.in_size, strict=True))
+    if shape.kernel == (1, 1) and not any(shape.pads[:2]) and inside:
         xn, xh, xw, xc = shape.x_strides
         strided = (xn, xh * shape.strides[0], xw * shape.strides[1], xc)
         shape = replace(shape, in_size=shape.out_size, strides=(1, 1), pads=(0, 0, 0, 0), x_strides=strided)

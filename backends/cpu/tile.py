@@ -18,12 +18,14 @@ class Tile:
         self.pixels = pixels
         self.acc = T.alloc_buffer((len(lanes), pixels, max(lanes)), dtype, scope="local")
         for block, pixel in product(range(len(lanes)), range(pixels)):
-            self._set(block, pixel, constant(0, dtype, lanes[block]) if start is None else fill(start, lanes[block]))
+            self.set(block, pixel, constant(0, dtype, lanes[block]) if start is None else fill(start, lanes[block]))
 
-    def _set(self, block: int, pixel: int, value: Expr) -> None:
+    def set(self, block: int, pixel: int, value: Expr) -> None:
+        """Replace one accumulator."""
         T.buffer_store(self.acc, value, [block, pixel, span(0, self.lanes[block])])
 
-    def _get(self, block: int, pixel: int) -> Expr:
+    def get(self, block: int, pixel: int) -> Expr:
+        """One accumulator."""
         return self.acc[block, pixel, span(0, self.lanes[block])]
 
     def step(self, weights: Sequence[Expr], inputs: Iterable[int], load: Callable[[int], Expr]) -> None:
@@ -39,16 +41,16 @@ class Tile:
 
     def add(self, block: int, pixel: int, value: Expr) -> None:
         """Add ``value`` to one accumulator."""
-        self._set(block, pixel, self._get(block, pixel) + value)
+        self.set(block, pixel, self.get(block, pixel) + value)
 
     def maximum(self, block: int, pixel: int, value: Expr) -> None:
         """Keep the larger of ``value`` and one accumulator."""
-        self._set(block, pixel, T.max(self._get(block, pixel), value))
+        self.set(block, pixel, T.max(self.get(block, pixel), value))
 
     def vectors(self) -> Iterator[tuple[int, int, Expr]]:
         """(pixel, first channel, sum) of every vector, pixel by pixel as they lie in memory."""
         for pixel in range(self.pixels):
             offset = 0
             for block, lanes in enumerate(self.lanes):
-                yield pixel, offset, T.bind(self._get(block, pixel))
+                yield pixel, offset, T.bind(self.get(block, pixel))
                 offset += lanes

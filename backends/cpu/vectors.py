@@ -82,6 +82,14 @@ def cast(value: Expr, dtype: str) -> Expr:
     return value if str(value.ty.dtype) == wanted else tirx.Cast(wanted, value)
 
 
+def hold(value: Expr) -> Expr:
+    """``value`` computed once: it waits in local memory, of which LLVM makes a register (TVM undoes let variables)."""
+    lanes = lanes_of(value)
+    buffer = T.alloc_buffer((lanes,), str(value.ty.dtype).partition("x")[0], scope="local")
+    T.buffer_store(buffer, value, [span(0, lanes)])
+    return buffer[span(0, lanes)]
+
+
 def store(buffer: Expr, value: Expr, index: Sequence[Expr], valid: int) -> None:
     """Store the first ``valid`` lanes of ``value`` from ``index`` on, contiguous along the last dimension."""
     lanes = lanes_of(value)

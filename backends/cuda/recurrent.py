@@ -10,7 +10,7 @@ from string import Template
 
 from onyxc.backends.cuda import lower
 from onyxc.backends.lowering.gates import Gate
-from onyxc.backends.lowering.recurrent import Spec, spec
+from onyxc.backends.lowering.recurrent_spec import Spec, spec
 from onyxc.backends.program import Kernel
 from onyxc.compiler.ir.graph import Node
 

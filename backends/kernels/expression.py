@@ -128,6 +128,30 @@ def occurrences(expr: Expr) -> Iterator[Expr]:
         yield from occurrences(part)
 
 
+def multiplicities(expr: Expr) -> list[tuple[Expr, int]]:
+    """Every node once, with how often it occurs in the expression as a tree.
+
+    TVM's passes and LLVM's input see the tree, in which nodes that Python code shares occur again and again.
+    """
+    order: list[Expr] = []  # children before parents
+    seen: set[int] = set()
+
+    def visit(node: Expr) -> None:
+        if identity(node) not in seen:
+            seen.add(identity(node))
+            for part in operands(node):
+                visit(part)
+            order.append(node)
+
+    visit(expr)
+    times = dict.fromkeys(map(identity, order), 0)
+    times[identity(expr)] = 1
+    for node in reversed(order):
+        for part in operands(node):
+            times[identity(part)] += times[identity(node)]
+    return [(node, times[identity(node)]) for node in order]
+
+
 def free_vars(*exprs: Expr) -> set[Var]:
     """The variables read by ``exprs`` and not bound inside."""
     found: set[Var] = set()

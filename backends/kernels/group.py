@@ -33,6 +33,7 @@ from onyxc.backends.kernels.expression import (
     is_call,
     is_guard,
     is_load,
+    multiplicities,
     narrow,
     substitute,
     transform,
@@ -68,9 +69,9 @@ class Planner:
             body = stage.op.body
             self.heavy[key(stage)] = weight(stage)
             for source in body[0].source if isinstance(body[0], nodes.Reduce) else body[:1]:
-                for node in walk(source):
+                for node, times in multiplicities(source):
                     if is_call(node, "te.tensor_load"):
-                        self.uses[key(node.args[0])] = self.uses.get(key(node.args[0]), 0) + 1
+                        self.uses[key(node.args[0])] = self.uses.get(key(node.args[0]), 0) + times
         self.nest = Nest(list(outputs), Scope([], []))
 
     def run(self) -> Nest:

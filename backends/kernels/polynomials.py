@@ -214,44 +214,6 @@ log2 = _scaled_log(LOG2_E)
 log10 = _scaled_log(0.4342944819032518)
 
 
-def pow_(x: Expr, y: Expr) -> Expr:
-    """1 ulp: 2^(y * log2 |x|) with the logarithm in float64; the special cases of C99."""
-    m = Lets(x)
-    x, y = m.let(x), m.let(y)
-    magnitude = m.let(tirx.abs(x))
-    f, e = _log_parts(m, magnitude)
-    wide = m.let(m.cast(f, "float64"))
-    s = m.let(wide / (wide + m.const(2.0, "float64")))
-    odd = m.horner(m.let(s * s), [2 * LOG2_E / k for k in (13, 11, 9, 7, 5, 3, 1)], "float64")
-    log_ = m.let(m.cast(e, "float64") + s * odd)
-    log_ = m.let(nodes.Select(nodes.EQ(magnitude, m.const(0.0)), m.const(float("-inf"), "float64"), log_))
-    infinite = m.const(float("inf"))
-    log_ = m.let(nodes.Select(magnitude < infinite, log_, m.cast(magnitude, "float64")))
-    t = m.let(m.cast(y, "float64") * log_)
-    low, high = m.const(-151.0, "float64"), m.const(129.0, "float64")
-    t = m.let(nodes.Min(high, nodes.Max(low, t)))
-    n = m.let(m.nearest(nodes.Select(t < high, t, high), "float64"))
-    r = m.let(m.cast((t - m.cast(n, "float64")) * m.const(0.6931471805599453, "float64"), "float32"))
-    p = m.horner(r, (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5))
-    value = m.let(m.scaled(m.const(1.0) + (r + r * r * p), n))
-    # conditions stay inside Select: TVM cannot bound a variable that is a vector of comparisons
-    whole = nodes.EQ(tirx.floor(y), y)
-    half = m.let(y * m.const(0.5))
-    none, top = m.const(0, "int32"), m.const(-(2**31), "int32")
-    odd_power = nodes.Select(whole, nodes.Select(nodes.EQ(tirx.floor(half), half), none, top), none)
-    value = m.let(m.bits(m.bits(value) | (m.bits(x) & odd_power), "float32"))
-    imaginary = m.let(nodes.Select(whole, value, m.const(float("nan"))))
-    below = m.let(nodes.Select(x > m.const(float("-inf")), imaginary, value))
-    value = m.let(nodes.Select(x < m.const(0.0), below, value))
-    rest, infinity = m.const(0x7FFFFFFF, "int32"), m.const(0x7F800000, "int32")
-    value = m.let(nodes.Select((m.bits(y) & rest) > infinity, y, value))  # NaN
-    value = m.let(nodes.Select((m.bits(x) & rest) > infinity, x, value))
-    unit = m.let(nodes.Select(nodes.EQ(tirx.abs(y), infinite), m.const(1.0), value))
-    value = m.let(nodes.Select(nodes.EQ(x, m.const(-1.0)), unit, value))
-    value = m.let(nodes.Select(nodes.EQ(x, m.const(1.0)), m.const(1.0), value))
-    return m.close(nodes.Select(nodes.EQ(y, m.const(0.0)), m.const(1.0), value))
-
-
 TRIGONOMETRIC_LIMIT = 2.0**26  # above, the quadrant would not be exact
 _HALF_PI = (1.57079631090164184570, 1.58932547735281966916e-08)  # 33 bits, and the rest of pi / 2
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from tvm import te, tirx
 
+from onyxc.backends.lowering.reduction import LARGEST
 from onyxc.backends.lowering.registry import const, lowers, static
-from onyxc.backends.lowering.scalar import rooted
+from onyxc.backends.lowering.scalar import lowest, rooted
 from onyxc.compiler.ir.channels_last import ints
 from onyxc.compiler.ir.graph import Node
 from onyxc.compiler.ir.types import is_float
@@ -82,13 +83,13 @@ def pool(node: Node, inputs: list[Any]) -> list[Any]:
     kh, kw = ints(node, "kernel_shape")
     (sh, sw), (dh, dw), pads = ints(node, "strides"), ints(node, "dilations"), ints(node, "pads")
     is_max = node.attrs["kind"] == "max"
-    fill = tirx.min_value(dtype) if is_max else const(0, dtype)
+    fill = lowest(dtype) if is_max else const(0, dtype)
     padded = _padded(x, pads, _size(shape, node, (kh, kw)), fill)
     i, j = te.reduce_axis((0, kh), name="ky"), te.reduce_axis((0, kw), name="kx")
 
     def window(b: Any, y: Any, z: Any, c: Any) -> Any:
         value = padded[b, y * sh + i * dh, z * sw + j * dw, c]
-        return te.max(value, axis=[i, j]) if is_max else te.sum(value, axis=[i, j])
+        return LARGEST(value, axis=[i, j]) if is_max else te.sum(value, axis=[i, j])
 
     folded = te.compute(shape, window, name="pool")
     if is_max:

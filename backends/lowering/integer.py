@@ -1,7 +1,7 @@
 """Our own operators on quantized tensors (compiler/ir/integer.py holds their exact meaning).
 
-Where a product must be rounded by itself it is formed in float64, which holds it exactly, and rounded to float32: the
-code generator would otherwise contract it with a following addition.
+The code generator contracts a product with a following addition where the processor can. `exact` keeps it from that;
+in float64 the products of QAdd are exact, so that there it changes nothing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from onyxc.backends.lowering.code import Code, kernel
 from onyxc.backends.lowering.pooling import Pool
 from onyxc.backends.lowering.quantization import finished, limits
 from onyxc.backends.lowering.registry import elementwise, imperative, lowers, static
-from onyxc.backends.lowering.scalar import attr, bits, cast, like
-from onyxc.backends.lowering.tensors import Inputs, at, compute, guarded, needed
+from onyxc.backends.lowering.scalar import at_most, attr, bits, cast, like
+from onyxc.backends.lowering.tensors import Inputs, at, compute, guarded, needed, shape_of
 from onyxc.backends.lowering.words import Cell, fix, i32, split
 from onyxc.compiler.ir.graph import Node
 from onyxc.compiler.ir.integer import add_constants, scalar
@@ -28,6 +28,7 @@ from onyxc.compiler.ir.schema import DOMAIN
 
 Expr = Any
 UNROLLED = 64  # taps of a pool
+MOST = 3e38  # more than any product here; LLVM knows signs, but no sizes of floats, so that the comparison stays
 
 
 def finish(node: Node, real: Expr, zero_point: int = 0) -> Expr:
@@ -43,9 +44,8 @@ def number(x: Expr, zero_point: int = 0) -> Expr:
 
 
 def exact(x: Expr, factor: float) -> Expr:
-    """A float32 times a float32, rounded to float32 by itself."""
-    wide = cast(x, "float64")
-    return cast(wide * like(wide, float(factor)), "float32")
+    """A float32 times a float32, rounded to float32 by itself: no sum can reach through the comparison."""
+    return at_most(x * like(x, float(factor)), like(x, MOST))
 
 
 @elementwise("Requantize", domain=DOMAIN)
@@ -86,9 +86,12 @@ def average_pool(node: Node, inputs: Inputs) -> list[Any]:
     """The mean of a quantized tensor under the window, summed in float32 in the window's order."""
     x, shape = needed(node, inputs), node.output.dims
     (sx, zx), (sy, zy) = scalar(node, "x"), scalar(node, "y")
-    pool = Pool(node, x)
+    if attr(node, "channels_last", 0):
+        (n, *size, c), stored = shape_of(x), x
+        x, shape = compute((n, c, *size), lambda *i: at(stored, last(i)), "first"), first(shape)
+    pool = Pool(node, x, shape[2:])
 
-    def tap(index: tuple[Expr, ...], taps: Sequence[Expr]) -> Expr:
+    def tap(index: Sequence[Expr], taps: Sequence[Expr]) -> Expr:
         where, asked = pool.places(index[2:], taps)
         value = exact(number(at(x, [*index[:2], *where]), zx), float(sx))
         return guarded(asked, value, tirx.const(0, "float32"))
@@ -111,7 +114,19 @@ def average_pool(node: Node, inputs: Inputs) -> list[Any]:
         value = value / (like(value, count) if isinstance(count, int) else cast(count, "float32"))
         return finish(node, value / like(value, float(sy)) + like(value, zy))
 
+    if attr(node, "channels_last", 0):
+        return [compute(node.output.dims, lambda *i: element(*first(i)), "average_pool")]
     return [compute(shape, element, "average_pool")]
+
+
+def first(axes: Sequence[Any]) -> tuple[Any, ...]:
+    """[N, ..., C] as [N, C, ...]."""
+    return (axes[0], axes[-1], *axes[1:-1])
+
+
+def last(axes: Sequence[Any]) -> tuple[Any, ...]:
+    """[N, C, ...] as [N, ..., C]."""
+    return (axes[0], *axes[2:], axes[1])
 
 
 @imperative("QSoftmax", domain=DOMAIN)

@@ -8,9 +8,9 @@ from typing import Any
 
 from tvm import te, tirx
 
-from onyxc.backends.lowering.reduction import arg_reducer, fold
+from onyxc.backends.lowering.reduction import LARGEST, arg_reducer, fold
 from onyxc.backends.lowering.registry import lowers
-from onyxc.backends.lowering.scalar import attr, cast, like, raised, select, wide
+from onyxc.backends.lowering.scalar import attr, cast, like, lowest, raised, select, wide
 from onyxc.backends.lowering.tensors import Inputs, at, compute, every, guarded, inside, needed, ravel, shape_of
 from onyxc.backends.lowering.windows import window
 from onyxc.compiler.ir.graph import Node
@@ -18,18 +18,13 @@ from onyxc.compiler.ir.graph import Node
 Expr = Any
 
 
-def lowest(dtype: str) -> Expr:
-    """The least number of ``dtype``."""
-    return tirx.const(float("-inf"), dtype) if dtype.startswith("float") else tirx.min_value(dtype)
-
-
 class Pool:
     """The window of a pool node over ``x``: its taps, and reads that ask whether a tap lies inside."""
 
-    def __init__(self, node: Node, x: Any) -> None:
+    def __init__(self, node: Node, x: Any, out: tuple[int, ...] = ()) -> None:
         self.x = x
         self.size = shape_of(x)[2:]
-        self.out = node.output.dims[2:]
+        self.out = out or node.output.dims[2:]
         self.view = window(node, self.size, attr(node, "kernel_shape"), self.out)
         self.taps = [te.reduce_axis((0, k), f"k{i}") for i, k in enumerate(self.view.kernel)]
 
@@ -83,7 +78,7 @@ def max_pool(node: Node, inputs: Inputs) -> list[Any]:
     pool = Pool(node, x)
     if len(node.outputs) > 1:
         return _max_with_indices(node, pool)
-    made = _pooled(pool, shape, te.max, lowest(str(x.dtype) if kind != "float16" else "float32"), wide)
+    made = _pooled(pool, shape, LARGEST, lowest(str(x.dtype) if kind != "float16" else "float32"), wide)
     return [compute(shape, lambda *i: cast(at(made, i), kind), "max_pool") if kind == "float16" else made]
 
 
@@ -161,7 +156,7 @@ def global_pool(node: Node, inputs: Inputs) -> list[Any]:
     x, kind = needed(node, inputs), node.output.dtype
     size, p = shape_of(x)[2:], int(attr(node, "p", 2))
     change: Callable[[Expr], Expr] = power_before(p) if node.op == "GlobalLpPool" else wide
-    combine = te.max if node.op == "GlobalMaxPool" else te.sum
+    combine = LARGEST if node.op == "GlobalMaxPool" else te.sum
     total = fold(x, range(2, 2 + len(size)), combine, lambda v, _: change(v), name="global_pool")
 
     def element(*index: Expr) -> Expr:

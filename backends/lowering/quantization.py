@@ -11,7 +11,7 @@ from onyxc.backends.lowering import narrow
 from onyxc.backends.lowering.casts import convert, plain, source_dtype
 from onyxc.backends.lowering.convolution import integer_convolution
 from onyxc.backends.lowering.matmul import integer_product
-from onyxc.backends.lowering.reduction import fold
+from onyxc.backends.lowering.reduction import LARGEST, SMALLEST, fold
 from onyxc.backends.lowering.registry import aligned, axes, lowers
 from onyxc.backends.lowering.scalar import HALF, attr, cast, like, select, wide
 from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, optional, replaced, shape_of
@@ -104,8 +104,8 @@ def dynamic_quantize(node: Node, inputs: Inputs) -> list[Any]:
     """X as uint8, with the scale and zero point that fit its range."""
     x = needed(node, inputs)
     every = range(len(shape_of(x)))
-    high = fold(x, every, te.max, keep=False, name="high") if shape_of(x) else x
-    low = fold(x, every, te.min, keep=False, name="low") if shape_of(x) else x
+    high = fold(x, every, LARGEST, keep=False, name="high") if shape_of(x) else x
+    low = fold(x, every, SMALLEST, keep=False, name="low") if shape_of(x) else x
 
     def spread() -> Expr:
         top, bottom = tirx.max(at(high, ()), 0.0), tirx.min(at(low, ()), 0.0)

@@ -11,7 +11,18 @@ import numpy as np
 from tvm import te, tirx
 
 from onyxc.backends.lowering.registry import axes, lowers, parameter
-from onyxc.backends.lowering.scalar import absolute, attr, cast, element, is_floating, like, select, wide
+from onyxc.backends.lowering.scalar import (
+    absolute,
+    attr,
+    cast,
+    element,
+    highest,
+    is_floating,
+    like,
+    lowest,
+    select,
+    wide,
+)
 from onyxc.backends.lowering.tensors import Inputs, at, compute, filled, needed, shape_of
 from onyxc.compiler.ir.graph import Node
 
@@ -23,6 +34,8 @@ def total(source: Expr, axis: Any) -> Expr:
     return te.sum(source, axis=axis)
 
 
+LARGEST = te.comm_reducer(lambda a, b: tirx.max(a, b), lowest, name="max")
+SMALLEST = te.comm_reducer(lambda a, b: tirx.min(a, b), highest, name="min")
 PRODUCT = te.comm_reducer(lambda a, b: a * b, lambda dtype: tirx.const(1, dtype), name="product")
 
 
@@ -72,8 +85,8 @@ def _mean(value: Expr, count: int) -> Expr:
 RULES: dict[str, Rule] = {
     "ReduceSum": Rule(te.sum),
     "ReduceMean": Rule(te.sum, after=_mean, empty=float("nan")),
-    "ReduceMax": Rule(te.max, empty=float("-inf")),
-    "ReduceMin": Rule(te.min, empty=float("inf")),
+    "ReduceMax": Rule(LARGEST, empty=float("-inf")),
+    "ReduceMin": Rule(SMALLEST, empty=float("inf")),
     "ReduceProd": Rule(PRODUCT, empty=1.0),
     "ReduceL1": Rule(te.sum, before=absolute),
     "ReduceL2": Rule(te.sum, before=lambda x: x * x, after=lambda x, _: tirx.sqrt(x), real=True),
@@ -144,7 +157,7 @@ def _log_sum_exp(x: Any, along: Sequence[int], shape: Sequence[int], kind: str) 
     """log(sum(exp(x))) with the largest element taken out first."""
     if not along:
         return compute(shape, lambda *i: cast(at(x, i), kind), "log_sum_exp")
-    peak = fold(x, along, te.max, name="peak")
+    peak = fold(x, along, LARGEST, name="peak")
 
     def finite(index: Sequence[Expr]) -> Expr:
         value = at(peak, [0 if a in along else v for a, v in enumerate(index)])

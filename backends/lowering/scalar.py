@@ -111,6 +111,16 @@ def raised(x: Expr, exponent: int) -> Expr:
     return like(x, 1) if result is None else result
 
 
+def lowest(dtype: str) -> Expr:
+    """What a maximum starts from: TVM's own is the lowest finite number, which no row of -inf gives."""
+    return tirx.const(float("-inf"), dtype) if dtype.startswith(("float", "bfloat")) else tirx.min_value(dtype)
+
+
+def highest(dtype: str) -> Expr:
+    """What a minimum starts from."""
+    return tirx.const(float("inf"), dtype) if dtype.startswith(("float", "bfloat")) else tirx.max_value(dtype)
+
+
 def rooted(x: Expr, exponent: float) -> Expr:
     """A fixed power; square roots where they do."""
     root = tirx.sqrt(x)

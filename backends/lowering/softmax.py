@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import te, tirx
 
-from onyxc.backends.lowering.reduction import arg_reducer, fold
+from onyxc.backends.lowering.reduction import LARGEST, arg_reducer, fold
 from onyxc.backends.lowering.registry import axes, lowers
 from onyxc.backends.lowering.scalar import attr, cast, select, wide
 from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, widen, zeroed
@@ -21,7 +21,7 @@ def softmax(node: Node, inputs: Inputs) -> list[Any]:
     """e^x over its sum along an axis, or the logarithm of that."""
     x, shape = widen(needed(node, inputs)), node.output.dims
     along = axes(attr(node, "axis", -1), len(shape))
-    peak = fold(x, along, te.max, name="peak")
+    peak = fold(x, along, LARGEST, name="peak")
 
     def shifted(value: Expr, index: Sequence[Expr]) -> Expr:
         return value - at(peak, zeroed(index, along))

@@ -16,9 +16,14 @@ BROADCASTING = frozenset(
     "Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Clip Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean "
     "Min Mod Mul Or PRelu Pow Sub Sum Where Xor".split()
 )
-OWN_ELEMENTWISE = frozenset({"onyxc.Requantize", "onyxc.Rescale", "onyxc.QAdd", "onyxc.QMul"})
+OWN_ELEMENTWISE = frozenset({"onyxc.Requantize", "onyxc.Rescale", "onyxc.QAdd", "onyxc.QMul", "onyxc.Lookup"})
 SCALED = frozenset({"QuantizeLinear", "DequantizeLinear"})  # elementwise but for parameters along an axis
 ELEMENTWISE = UNARY | BROADCASTING | OWN_ELEMENTWISE | SCALED
+# Long polynomials: few of them fit the epilogue of a register tile, which is written out for every accumulator.
+DEAR = frozenset(
+    "Acos Acosh Asin Asinh Atan Atanh Celu Cos Cosh Elu Erf Exp Gelu Log Mish Mod Pow Selu Sigmoid Sin Sinh Softplus "
+    "Swish Tan Tanh".split()
+)
 COMMUTATIVE = frozenset("Add Mul And Or Xor BitwiseAnd BitwiseOr BitwiseXor Equal Max Min Sum Mean".split())
 
 # Fewer bytes move when these read a view; they never change values, and share memory when nothing moves.

@@ -7,7 +7,7 @@ stay ConvInteger and MatMulInteger, whose int32 results are exact; an int32 bias
     Rescale(x)               clip(rint(f32(x - x_zero_point) * x_scale / y_scale) + y_zero_point)
     QAdd(a, b)               clip(rint(fma(a, ra, fma(b, rb, c))))
     QMul(a, b)               clip(rint(f32((a - a_zero_point) * (b - b_zero_point)) * r + y_zero_point))
-    QAveragePool(x)          clip(rint(sum / n / y_scale + y_zero_point))
+    QAveragePool(x)          clip(rint(sum / n / y_scale + y_zero_point)), on [N, ..., C] with ``channels_last`` = 1
     QSoftmax(x, table)       clip(rint(e * floor(1 / y_scale) / f32(sum of e)) + y_zero_point), e = table[255 + x - max(x)]
     Lookup(x, table)         table[x]
 
@@ -122,13 +122,15 @@ def _lookup_type(node: Node) -> tuple[Type, ...]:
 
 @schema.own("QAveragePool")
 def _pool_type(node: Node) -> tuple[Type, ...]:
-    x = Value("x", TensorType("float32", _tensor(node, 0).shape))
-    y = Value("y", TensorType("float32"))
+    last, shape = bool(node.attrs.get("channels_last")), _tensor(node, 0).shape
+    given = (shape[0], shape[-1], *shape[1:-1]) if last and shape is not None else shape
+    x, y = Value("x", TensorType("float32", given)), Value("y", TensorType("float32"))
     plain = Node("AveragePool", "", (x,), (y,), {k: node.attrs[k] for k in POOL if k in node.attrs})
     root = node.graph.root() if node.graph is not None else None
     (type,) = infer.output_types(plain, root.opset if root is not None and root.opset else schema.OPSET)
     assert isinstance(type, TensorType)
-    return (TensorType(dtype_of(node), type.shape),)
+    found = type.shape
+    return (TensorType(dtype_of(node), (found[0], *found[2:], found[1]) if last and found is not None else found),)
 
 
 # ---- decompositions
@@ -177,8 +179,14 @@ def _arithmetic(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
 @schema.decomposition("QAveragePool")
 def _average_pool(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
     attrs: dict[str, Any] = {k: node.attrs[k] for k in POOL if k in node.attrs}
-    y = infer.add(body, "AveragePool", [_dequantize(node, body, inputs[0], "x")], **attrs).output
-    return _quantize(node, body, y, *scalar(node, "y"))
+    x, rank = inputs[0], inputs[0].tensor.rank
+    if node.attrs.get("channels_last"):
+        x = infer.add(body, "Transpose", [x], perm=(0, rank - 1, *range(1, rank - 1))).output
+    y = infer.add(body, "AveragePool", [_dequantize(node, body, x, "x")], **attrs).output
+    y = _quantize(node, body, y, *scalar(node, "y"))
+    if node.attrs.get("channels_last"):
+        y = infer.add(body, "Transpose", [y], perm=(0, *range(2, rank), 1)).output
+    return y
 
 
 @schema.decomposition("QSoftmax")

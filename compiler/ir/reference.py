@@ -121,6 +121,8 @@ def _softmax(node: Node, x: Array, table: Array) -> Array:
 
 @reference("onyxc.QAveragePool")
 def _average_pool(node: Node, x: Array) -> Array:
+    last = bool(node.attrs.get("channels_last"))
+    x = np.moveaxis(x, -1, 1) if last else x
     (sx, zx), (sy, zy) = scalar(node, "x"), scalar(node, "y")
     real = sx * (x.astype(F32) - F32(zx))
     kernel, strides, dilations, pads = window(node, x.shape[2:])
@@ -133,7 +135,8 @@ def _average_pool(node: Node, x: Array) -> Array:
         counts = counts + _taps(inside, offset, kernel, strides, dilations, pads, 0)
     assert total.ndim == rank + 2
     n = F32(prod(kernel)) if node.attrs.get("count_include_pad") else counts
-    return finish(node, total / n / sy + F32(zy))
+    y = finish(node, total / n / sy + F32(zy))
+    return np.moveaxis(y, 1, -1) if last else y
 
 
 @reference("MaxPool")

@@ -22,7 +22,7 @@ from onyxc.compiler.errors import ModelError, OptionError
 from onyxc.compiler.ir import schema
 from onyxc.compiler.ir.graph import Array
 from onyxc.compiler.ir.types import DTYPES, itemsize, numpy_dtype
-from onyxc.compiler.loader import contrib
+from onyxc.compiler.loader import contrib, old
 
 SET_ASIDE = 1024  # elements; smaller tensors stay in the proto, where inference can read them
 SCAN_CHANGED = 9  # opset from which Scan has no batch dimension; the converter silently takes one for the other
@@ -194,6 +194,8 @@ def _upgrade(proto: onnx.ModelProto) -> onnx.ModelProto:
         raise ModelError(f"the model's opset is {version}; the installed onnx package knows 1 to {newest}")
     if version is None or version >= schema.OPSET:
         return proto
+    if version < old.PRELU_CHANGED:
+        old.channel_slopes(proto)
     if _unchanged(proto.graph, version):
         for entry in proto.opset_import:
             if entry.domain in ("", "ai.onnx"):

@@ -71,6 +71,9 @@ def gated(op: Builder, node: Node) -> Value | None:
     """c * x * gate(x)."""
     if not is_float(node.output.dtype) or node.output.tensor.shape is None:
         return None
+    reader = node.output.only_user
+    if reader is not None and reader.is_op("Mul", "Div") and any(number(v) is not None for v in reader.inputs):
+        return None  # the outer product is taken apart as a whole
     whole = product(node)
     for gate in whole.factors if len(whole.factors) == 2 else ():
         (x,) = (f for f in whole.factors if f is not gate) if whole.factors[0] is not whole.factors[1] else (gate,)

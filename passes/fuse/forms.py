@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
@@ -160,31 +161,25 @@ def through_reshape(value: Value | None) -> Value | None:
     return value if node is None else through_reshape(node.inputs[0])
 
 
-def mean(value: Value | None) -> tuple[Value, tuple[int, ...]] | None:
-    """(x, axes) of the mean of x over axes that keep one element, be it a ReduceMean or a sum over a count."""
+def mean(value: Value | None, loose: bool = False) -> tuple[Value, tuple[int, ...]] | None:
+    """(x, axes) of the mean of x, be it a ReduceMean or a sum over a count; ``loose``: the axes may be gone."""
     bare = through_reshape(value)
     if bare is None or value is None:
         return None
     factor, source = times(bare)
-    source_node = made_by(source, "ReduceMean", "ReduceSum")
-    x = source_node.inputs[0] if source_node is not None else None
-    if source_node is None or x is None or x.tensor.shape is None:
+    node = made_by(source, "ReduceMean", "ReduceSum")
+    x = node.inputs[0] if node is not None else None
+    found = reduced(node, value, loose) if node is not None else None
+    if node is None or x is None or x.tensor.shape is None or found is None:
         return None
-    found = reduced(source_node, value)
-    if found is None:
-        return None
-    if source_node.op == "ReduceMean":
+    if node.op == "ReduceMean":
         return (x, found) if factor == 1 else None
-    sizes = [x.tensor.shape[a] for a in found]
-    count = 1
-    for size in sizes:
-        if not isinstance(size, int):
-            return None
-        count *= size
-    return (x, found) if count and near(factor * count, 1.0) else None
+    sizes = [d for a in found if isinstance(d := x.tensor.shape[a], int) and d]
+    whole = len(sizes) == len(found) and near(factor * prod(sizes), 1.0)
+    return (x, found) if whole else None
 
 
-def reduced(node: Node, value: Value | None = None) -> tuple[int, ...] | None:
+def reduced(node: Node, value: Value | None = None, loose: bool = False) -> tuple[int, ...] | None:
     """The axes of a reduction with constant axes whose result (or ``value``, a reshaped form of it) keeps them."""
     x, axes = node.inputs[0], node.const(1)
     shape = x.tensor.shape if x is not None else None
@@ -197,4 +192,5 @@ def reduced(node: Node, value: Value | None = None) -> tuple[int, ...] | None:
         axes = np.arange(len(shape))
     found = tuple(sorted(int(a) % len(shape) for a in np.atleast_1d(axes)))
     kept = tuple(1 if a in found else d for a, d in enumerate(shape))
-    return found if kept == result else None
+    gone = tuple(d for a, d in enumerate(shape) if a not in found)
+    return found if result == kept or (loose and result == gone) else None

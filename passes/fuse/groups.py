@@ -24,10 +24,9 @@ from onyxc.compiler.transform import Pass, PassResult
 
 TEMPLATES = facts.CONVOLUTIONS | facts.PRODUCTS | facts.POOLS  # their kernels are written for an epilogue behind them
 OPERANDS = frozenset({"float32", "int32", "int8", "uint8"})  # what such an epilogue can read and give
+DEAR_LIMIT = 2
 BEFORE = frozenset(["Transpose", "Slice", "Concat", "Pad", "Expand", "Tile", "Gather", "DepthToSpace", "SpaceToDepth"])
-BEHIND = frozenset(
-    ["Transpose", "Slice", "Concat", "Pad", "DepthToSpace", "SpaceToDepth"]
-)  # no element twice
+BEHIND = frozenset(["Transpose", "Slice", "Concat", "Pad", "DepthToSpace", "SpaceToDepth"])  # no element twice
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _grow(start: Node, limit: int) -> list[Node]:
             continue
         direct = any(v.producer in inside for v in node.inputs if v is not None)
         clean = not any(v.producer in dependent for v in _reads(node))
-        if direct and clean and _joins(node, start) and len(group) < limit:
+        if direct and clean and _joins(node, start) and len(group) < limit and _affordable([*group, node]):
             group.append(node)
             inside.add(node)
             if _escaping(group, inside) == [node.output]:
@@ -117,6 +116,11 @@ def _grow(start: Node, limit: int) -> list[Node]:
             if not any(_open(n, inside, dependent) for n in group):
                 break
     return best
+
+
+def _affordable(group: list[Node]) -> bool:
+    """Whether the epilogue of a template stays small; generic groups compute each operator once and need no limit."""
+    return facts.key(group[0]) not in TEMPLATES or sum(n.is_op(*facts.DEAR) for n in group) <= DEAR_LIMIT
 
 
 def _following(node: Node) -> Iterator[Node]:
@@ -168,28 +172,39 @@ def _taken_in(group: list[Node], limit: int, place: dict[Node, int]) -> list[Nod
             continue
         for value in node.inputs if facts.is_elementwise(node) else node.inputs[:1]:
             made = None if value is None else value.producer
-            if made is None or made in inside or len(inside) >= limit or not _only_read_by(made, inside):
+            if made is None or made in inside or made not in place or len(inside) >= limit:
                 continue
-            if made in place and _fits(made, node, key) and made.graph is group[0].graph:
+            if made.graph is group[0].graph and _only_read_by(made, inside) and _fits(made, key):
                 inside[made] = None
                 work.append(made)
     return sorted(inside, key=place.__getitem__) if len(inside) > len(group) else group
 
 
 def _only_read_by(node: Node, inside: dict[Node, None]) -> bool:
-    return all(isinstance(u, Node) and u in inside for v in node.outputs for u, _ in v.uses)
+    """Whether all readers are in the group, and read every element once: arithmetic at one place, or reductions."""
+    shape = node.output.tensor.shape
+    for user, index in node.output.uses:
+        if not isinstance(user, Node) or user not in inside:
+            return False
+        once = index == 0 and facts.key(user) in facts.REDUCTIONS
+        if not once and not (facts.is_elementwise(user) and user.output.tensor.shape == shape):
+            return False
+    return len(node.outputs) == 1
 
 
-def _fits(made: Node, reader: Node, start: str) -> bool:
-    """Whether ``made`` may be computed where ``reader`` reads it."""
-    if not made.output.tensor.is_static or (
-        facts.is_elementwise(reader) and made.output.tensor.shape != reader.output.tensor.shape
-    ):
+def _fits(made: Node, start: str) -> bool:
+    """Whether ``made`` may be computed inside a group that begins with operator ``start``."""
+    if not made.output.tensor.is_static:
         return False
     if facts.is_elementwise(made):
-        waiting = any(v is not None and v.producer is not None and _is_anchor(v.producer) for v in made.inputs)
-        return not waiting and (start not in TEMPLATES or _is_epilogue(made))
+        return not _waits(made) and (start not in TEMPLATES or _is_epilogue(made))
     return start not in facts.ANCHORS and _is_movement(made)
+
+
+def _waits(node: Node) -> bool:
+    """Whether an anchor, whose group is still to come, can take the node as its epilogue."""
+    sources = [v.producer for v in node.inputs if v is not None and v.producer is not None]
+    return any(_is_anchor(p) and p.output.tensor.shape == node.output.tensor.shape for p in sources)
 
 
 def _movement_behind(group: list[Node]) -> Node | None:

@@ -91,19 +91,8 @@ def variance(value: Value, x: Value, axes: tuple[int, ...]) -> bool:
     node = made_by(clamped.inputs[0] if clamped is not None else value, "Sub")
     if node is None:
         return False
-    first, second = _loose_mean(node.inputs[0]), _loose_mean(square(node.inputs[1]))
+    first, second = mean(node.inputs[0], loose=True), mean(square(node.inputs[1]), loose=True)
     return first is not None and second == (x, axes) and first[1] == axes and square(first[0]) is x
-
-
-def _loose_mean(value: Value | None) -> tuple[Value, tuple[int, ...]] | None:
-    """A mean whose axes may be gone."""
-    if value is None:
-        return None
-    found = mean(value)
-    if found is not None:
-        return found
-    users = [u.output for u in value.users if u.is_op("Reshape", "Unsqueeze")]
-    return next((m for m in map(mean, users) if m is not None), None)
 
 
 def deviation(top: Value, inside: Value) -> Deviation | None:

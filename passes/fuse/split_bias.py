@@ -40,7 +40,8 @@ def _split_conv(node: Node) -> None:
     assert graph is not None
     assert bias is not None
     shape = (-1, *(1,) * (node.output.tensor.rank - 2))
-    made = infer.add(graph, node.op, node.inputs[:2], node, name=node.name, **node.attrs)
+    attrs: dict[str, Any] = node.attrs
+    made = infer.add(graph, node.op, node.inputs[:2], node, name=node.name, **attrs)
     made.output.type = node.output.type
     total = infer.add(graph, "Add", [made.output, _reshaped(graph, bias, shape, node)], node)
     graph.replace(node, [total.output])

@@ -24,7 +24,7 @@ from onyxc.passes.layout.twins import Twins
 _RULES: dict[str, Callable[[Node, Twins], bool]] = {
     "Conv": windows.convolution, "ConvInteger": windows.convolution, "ConvTranspose": windows.transposed_convolution,
     "MaxPool": windows.pool, "AveragePool": windows.pool, "GlobalAveragePool": windows.global_pool,
-    "GlobalMaxPool": windows.global_pool, "LRN": windows.lrn,
+    "GlobalMaxPool": windows.global_pool, "onyxc.QAveragePool": windows.quantized_pool, "LRN": windows.lrn,
     "Concat": elements.along_axis, "Split": elements.along_axis, "Softmax": elements.along_axis,
     "LogSoftmax": elements.along_axis, "onyxc.QSoftmax": elements.along_axis, "ArgMax": elements.along_axis,
     "ArgMin": elements.along_axis,

@@ -133,15 +133,16 @@ def normalization(node: Node, twins: Twins) -> bool:
         return False
     dims, channels = known.stored.dims, known.stored.dims[-1]
     groups = node.integer("num_groups") if node.op == "GroupNormalization" else channels
-    shape = (*dims[:-1], groups, channels // groups)
-    axes = twins.constant([*range(1, len(dims) - 1), len(dims)], "axes")
+    apart = groups != channels
+    shape = (*dims[:-1], groups, channels // groups) if apart else dims
+    axes = twins.constant([*range(1, len(dims) - 1), *[len(dims)] * apart], "axes")
 
     def made(op: str, *inputs: Value, **attrs: int) -> Value:
         options: dict[str, Any] = dict(attrs)
         return infer.add(twins.graph, op, inputs, node, **options).output
 
     x = twins.reshaped(known.stored, shape, node)
-    gain, shift = (twins.reshaped(v, shape[-2:], node) for v in (scale, bias))
+    gain, shift = (twins.reshaped(v, shape[len(dims) - 1 :], node) for v in (scale, bias))
     epsilon = twins.graph.constant(np.float32(node.real("epsilon", 1e-5)), "epsilon")
     mean = made("ReduceMean", x, axes, keepdims=1)
     back = made("Sub", mean, x)

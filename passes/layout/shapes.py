@@ -108,13 +108,13 @@ def factor(old: tuple[int, ...], new: tuple[int, ...]) -> Iterator[Group]:
 
 
 def together(order: Order, dims: tuple[int, ...], groups: list[Group]) -> Order:
-    """``order`` with the axes of every group together, at the place of the group's first axis.
+    """``order`` with the axes of every group together, at the place of the longest (of several, the first).
 
-    The axes behind it are parts of its pixels or channels, wherever they lie: rows [H, b], taps of channels [C, k].
+    The others are parts of its rows or channels, wherever they lie: rows [H, b], taps of channels [C, k].
     """
-    group_of = {before[0]: before for before, _ in groups}
+    group_of = {max(before, key=lambda a: (dims[a], -a)): before for before, _ in groups}
     used = [a for a in order if a is not None and dims[a] != 1]
-    wanted = [a for first in used for a in group_of.get(first, ())]
+    wanted = [a for longest in used for a in group_of.get(longest, ())]
     rest = (a for a in order if a is not None and dims[a] == 1)
     return order if wanted == used else (*rest, *wanted)
 

@@ -142,7 +142,11 @@ class Twins:
         palette, mask = weight.facts.get("palette"), weight.facts.get("sparsity")
         if mask is not None:
             made.facts["sparsity"] = pack(mask)
-        if isinstance(palette, np.ndarray) and palette.ndim == 1 and (made.tensor.elements == weight.tensor.elements or 0 in palette):
+        if (
+            isinstance(palette, np.ndarray)
+            and palette.ndim == 1
+            and (made.tensor.elements == weight.tensor.elements or 0 in palette)
+        ):
             made.facts["palette"] = palette
         return made
 

@@ -71,23 +71,41 @@ def convolution(node: Node, twins: Twins) -> bool:
     return True
 
 
+def _sliding(node: Node, x: Value) -> dict[str, Any]:
+    """The attributes of a pool's window over two spatial axes."""
+    kernel = node.integers("kernel_shape")
+    steps = {k: _two(node.integers(k) or (1,) * len(kernel), 1) for k in ("strides", "dilations")}
+    return {"kernel_shape": _two(kernel, 1), "pads": _pads(node, x.dims[2:], kernel), **steps}
+
+
 def pool(node: Node, twins: Twins) -> bool:
     """MaxPool and AveragePool."""
     known, x = twins.find(node), node.inputs[0]
     if known is None or x is None or not _is_image(node) or any(v.uses for v in node.outputs[1:]):
         return False
-    rank, kernel = x.tensor.rank, node.integers("kernel_shape")
+    order = ORDERS[x.tensor.rank]
     made = infer.add(
-        twins.graph, "Pool", [twins.get(x, ORDERS[rank], node)], node, domain=schema.DOMAIN, name=node.name,
-        kind="max" if node.op == "MaxPool" else "average", kernel_shape=_two(kernel, 1),
-        pads=_pads(node, x.dims[2:], kernel), strides=_two(node.integers("strides") or (1,) * len(kernel), 1),
-        dilations=_two(node.integers("dilations") or (1,) * len(kernel), 1), ceil_mode=node.attrs["ceil_mode"],
-        count_include_pad=node.attrs.get("count_include_pad", 0),
+        twins.graph, "Pool", [twins.get(x, order, node)], node, domain=schema.DOMAIN, name=node.name,
+        kind="max" if node.op == "MaxPool" else "average", ceil_mode=node.attrs["ceil_mode"],
+        count_include_pad=node.attrs.get("count_include_pad", 0), **_sliding(node, x),
     )  # fmt: skip
-    if made.output.dims != tuple(per_axis(node.output.dims, ORDERS[rank], 1)) or len(node.outputs) > 1:
+    if made.output.dims != tuple(per_axis(node.output.dims, order, 1)) or len(node.outputs) > 1:
         twins.graph.erase(made)
         return False
-    twins.replace(node, [made.output], ORDERS[rank])
+    twins.replace(node, [made.output], order)
+    return True
+
+
+def quantized_pool(node: Node, twins: Twins) -> bool:
+    """QAveragePool, whose channels may be last."""
+    known, x = twins.find(node), node.inputs[0]
+    if known is None or x is None or not _is_image(node) or node.attrs.get("channels_last"):
+        return False
+    order = ORDERS[x.tensor.rank]
+    attrs: dict[str, Any] = {**node.attrs, "auto_pad": "NOTSET", "channels_last": 1, **_sliding(node, x)}
+    stored = twins.get(x, order, node)
+    made = infer.add(twins.graph, node.op, [stored], node, domain=schema.DOMAIN, name=node.name, **attrs)
+    twins.replace(node, [made.output], order)
     return True
 
 

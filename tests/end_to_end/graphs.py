@@ -134,8 +134,53 @@ def quantized() -> onnx.ModelProto:
     )  # fmt: skip
 
 
+def integers() -> onnx.ModelProto:
+    """A network quantized throughout, so that every integer operator comes up; tables, sums and averages are odd-sized."""
+    rng = np.random.default_rng(1)
+    lines: list[str] = []
+    weights: dict[str, Array] = {}
+
+    def dequantized(name: str) -> str:
+        lines.append(f"{name}_d = DequantizeLinear ({name}, {name}_s, {name}_z)")
+        return f"{name}_d"
+
+    def layer(name: str, call: str, scale: float, zero: int) -> str:
+        weights[f"{name}_s"], weights[f"{name}_z"] = np.float32(scale), np.uint8(zero)
+        lines.append(f"{name}_r = {call}\n {name} = QuantizeLinear ({name}_r, {name}_s, {name}_z)")
+        return dequantized(name)
+
+    def weight(name: str, *shape: int) -> str:
+        weights[name] = rng.integers(-127, 128, shape, np.int8)
+        weights[f"{name}_s"] = np.linspace(0.002, 0.006, shape[0], dtype=np.float32)
+        weights[f"{name}_z"] = np.zeros(shape[0], np.int8)
+        lines.append(f"{name}_d = DequantizeLinear <axis = 0> ({name}, {name}_s, {name}_z)")
+        weights[f"{name}_b"] = rng.uniform(-1, 1, shape[0]).astype(np.float32)
+        return f"{name}_d, {name}_b"
+
+    weights["x_s"], weights["x_z"] = np.float32(0.02), np.uint8(131)
+    x = dequantized("x")
+    a = layer("a", f"Conv <pads = [1,1,1,1]> ({x}, {weight('w1', 20, 3, 3, 3)})", 0.0371, 0)
+    layer("t", f"AveragePool <kernel_shape = [3,3], strides = [2,2], pads = [1,1,1,1]> ({a})", 0.0371, 0)
+    b = layer("b", f"Conv <pads = [0,0,1,1], strides = [2,2], group = 20> ({a}, {weight('w2', 20, 1, 3, 3)})", 0.0219, 90)
+    c = layer("c", f"Conv ({b}, {weight('w3', 20, 20, 1, 1)})", 0.0173, 121)
+    d = layer("d", f"Add ({b}, {c})", 0.0311, 117)
+    e = layer("e", f"Mul ({c}, {d})", 0.0511, 103)
+    f = layer("f", f"Conv <group = 2, dilations = [2,2], pads = [2,2,2,2]> ({e}, {weight('w4', 14, 10, 3, 3)})", 0.02, 60)
+    f = layer("g", f"LeakyRelu <alpha = 0.1> ({f})", 0.0151, 40)
+    h = layer("h", f"AveragePool <kernel_shape = [3,3], pads = [1,1,1,1]> ({f})", 0.0113, 0)
+    i = layer("i", f"MaxPool <kernel_shape = [2,2]> ({f})", 0.0151, 40)
+    j = layer("j", f"AveragePool <kernel_shape = [3,3], pads = [0,0,1,1]> ({h})", 0.0101, 0)
+    k = layer("k", f"Concat <axis = 1> ({i}, {j})", 0.0161, 39)
+    m = layer("m", f"GlobalAveragePool ({k})", 0.0097, 33)
+    lines.append(f"flat = Flatten ({m})")
+    n = layer("n", f"Gemm <transB = 1> (flat, {weight('w5', 11, 28)})", 0.0412, 128)
+    layer("y", f"Softmax <axis = -1> ({n})", 1 / 256, 0)
+    outputs = "uint8[1,11] y, uint8[1,20,6,6] t, uint8[1,20,6,6] d, uint8[1,14,6,6] h, uint8[1,28,5,5] k, uint8[1,11] n"
+    return model(f"(uint8[1,3,12,12] x) => ({outputs}) {{ {' '.join(lines)} }}", **weights)
+
+
 SMALL: dict[str, Callable[[], onnx.ModelProto]] = {
-    made.__name__: made for made in (mlp, residual, transformer, lstm, choice, quantized)
+    made.__name__: made for made in (mlp, residual, transformer, lstm, choice, quantized, integers)
 }
 
 

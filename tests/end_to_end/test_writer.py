@@ -6,9 +6,9 @@ import graphs
 import onnx
 import pytest
 
+from onyxc.compiler.check import random_inputs
 from onyxc.compiler.compare import difference
 from onyxc.compiler.engines import OnnxRuntime
-from onyxc.compiler.check import random_inputs
 from onyxc.compiler.loader import load, to_model
 from onyxc.compiler.transform import PassManager
 from onyxc.passes import pipelines

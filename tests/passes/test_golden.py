@@ -78,7 +78,7 @@ def _run(model: onnx.ModelProto, inputs: Feeds) -> Sequence[Any]:
     """By onnx.reference, or by onnxruntime what that lacks."""
     try:
         return run_reference(model, inputs)
-    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+    except (RuntimeError, NotImplementedError, TypeError, ValueError, IndexError):
         return run_onnxruntime(model, inputs)
 
 

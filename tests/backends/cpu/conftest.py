@@ -1,9 +1,10 @@
-"""Compile one kernel for a target and call it on numpy arrays."""
+"""Compile one kernel for a target and call it on numpy arrays; makes `convolution_reference` importable."""
 
 from __future__ import annotations
 
 import ctypes
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from itertools import count, pairwise
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from onyxc.backends.kernels.codegen import compile_objects
 from onyxc.backends.program import ALIGNMENT, SLACK, Kernel
 from onyxc.backends.target import Target, host
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 LEVELS = {"x86-64-v2": 4, "x86-64-v3": 8, "x86-64-v4": 16, "x86-64-v4+vnni": 16}
 

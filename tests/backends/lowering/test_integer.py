@@ -64,6 +64,8 @@ def test_exact(dtype: str, compare: Compare) -> None:
         yield job("QAveragePool", x, kernel_shape=(3, 3), strides=(2, 2), **pool)
         yield job("QAveragePool", x, kernel_shape=(8, 9), **pool)
         yield job("QAveragePool", x, kernel_shape=(3, 3), pads=(1, 1, 1, 1), count_include_pad=0, **pool)
+        pool["channels_last"] = 1
+        yield job("QAveragePool", x, kernel_shape=(2, 3), strides=(1, 2), pads=(1, 1, 0, 1), **pool)
 
     wrong = {name: error for name, error in compare(list(jobs())).items() if error}
     assert not wrong, "\n".join(f"{name}: {error}" for name, error in wrong.items())
