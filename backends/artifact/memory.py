@@ -7,7 +7,8 @@ Steps are numbered in order, depth first; a buffer lives from its first to its l
                               the body, and written as a whole by a direct step of it before any other use
 
 A call may write its result over an operand that dies there, where its kernel reads and writes the same places
-(`Call.in_place`); the two then are one buffer. Views (`Buffer.base`) use the memory of their root. Placement is greedy: largest buffer first, into the tightest gap.
+(`Call.in_place`); the two then are one buffer. Views (`Buffer.base`) use the memory of their root. Placement
+is greedy: largest buffer first, into the tightest gap.
 """
 
 from __future__ import annotations

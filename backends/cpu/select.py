@@ -276,7 +276,8 @@ def _batched_matmul(name: str, group: _Group, target: Target) -> Recipe | None:
     (a_source, a_strides), (b_source, b_strides) = group.operand(0), group.operand(1)
     shape = gemm_plan.GemmShape(
         batch=tuple(batch), m=m, n=n, k=k, a_strides=_broadcast_strides(a.dims, (*batch, m, k), a_strides),
-        b_strides=_broadcast_strides(b.dims, (*batch, k, n), b_strides), y_strides=group.result_strides()[:-1], a_dtype=a.dtype, b_dtype=b.dtype,
+        b_strides=_broadcast_strides(b.dims, (*batch, k, n), b_strides), y_strides=group.result_strides()[:-1],
+        a_dtype=a.dtype, b_dtype=b.dtype,
         acc_dtype=group.anchor.output.dtype, y_dtype=group.body.outputs[0].dtype, a_zero_point=zero[0],
         b_zero_point=int(zero[1]),
     )  # fmt: skip

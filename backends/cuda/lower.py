@@ -9,6 +9,7 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import s_tir, tirx
+from tvm.tirx import register_intrin_lowering
 
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
@@ -19,6 +20,10 @@ _CONFIG = {
     "s_tir.HoistIfThenElse": {"support_block_scope_hoisting": True},
     "tirx.UnrollLoop": {"explicit_unroll": False},  # write #pragma unroll
 }
+
+register_intrin_lowering(
+    "tirx.fma", target="cuda", f=lambda call: tirx.call_pure_extern(call.ty.dtype, "fmaf", *call.args), level=120
+)
 
 
 def _passes() -> list[Any]:

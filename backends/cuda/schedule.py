@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from tvm import s_tir
+import tvm
+from tvm import s_tir, tirx
+
+from onyxc.backends.lowering.scalar import highest, lowest
 
 THREADS = 256
 WARP = 32
 FEW = 4096  # elements: below this a thread each leaves the processor idle
 LONG = 128  # terms: from here on a warp shares a sum
+
+
+def _teach(combine: Callable[[Any, Any], Any], identity: Callable[[str], Any]) -> None:
+    """Let TVM share a reduction among threads although its identity is another than TVM's own (a finite number)."""
+    tvm.get_global_func("s_tir.schedule.RegisterReducer")(
+        1, lambda left, right: [combine(left[0], right[0])], lambda values: [identity(str(values[0].ty.dtype))]
+    )
+
+
+_teach(tirx.max, lowest)
+_teach(tirx.min, highest)
 
 
 def spread(sch: s_tir.Schedule, block: Any) -> Any:

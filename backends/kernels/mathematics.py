@@ -1,7 +1,8 @@
 """How TVM's mathematical operators become code on a CPU.
 
-float32 runs the polynomials of `polynomials`; what has none, and float64, calls libm lane by lane (so does pow: TVM
-puts shared values back into a tree, which grows exponentially with their number); narrow floats go through float32. The rules take effect in LowerIntrin, after all simplification.
+float32 runs the polynomials of `polynomials`; what has none, and float64, calls libm lane by lane, and so does pow:
+TVM puts shared values back into a tree, which grows exponentially with their number. Narrow floats go through
+float32. The rules take effect in LowerIntrin, after all simplification.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ INLINE = {  # one instruction nearly everywhere; LLVM calls libm where not
     "tirx.round": "llvm.rint",
     "tirx.nearbyint": "llvm.rint",
     "tirx.fabs": "llvm.fabs",
+    "tirx.fma": "llvm.fma",
 }
 
 

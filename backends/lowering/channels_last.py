@@ -58,7 +58,8 @@ def conv(node: Node, inputs: list[Any]) -> list[Any]:
             return value
         if points[1] is None:
             return _integer(value)
-        return _integer(value) - _integer(points[1][o] if len(points[1].shape) and int(points[1].shape[0]) > 1 else _scalar(points[1]))
+        per_channel = len(points[1].shape) > 0 and int(points[1].shape[0]) > 1
+        return _integer(value) - _integer(points[1][o] if per_channel else _scalar(points[1]))
 
     def element(b: Any, y: Any, z: Any, o: Any) -> Any:
         value = padded[b, y * sh + i * dh, z * sw + j * dw, o // per_group * depth + k]

@@ -1,7 +1,7 @@
 """Our own operators on quantized tensors (compiler/ir/integer.py holds their exact meaning).
 
-The code generator contracts a product with a following addition where the processor can. `exact` keeps it from that;
-in float64 the products of QAdd are exact, so that there it changes nothing.
+The code generator contracts a product with a following addition where the processor can: `exact` keeps it from that,
+and `fma` asks for it, on every processor.
 """
 
 from __future__ import annotations
@@ -62,13 +62,17 @@ def rescale(node: Node, x: Expr) -> Expr:
     return finish(node, real * like(real, float(sx)) / like(real, float(sy)), zy)
 
 
+def fma(x: Expr, factor: float, y: Expr) -> Expr:
+    """x * factor + y, rounded once."""
+    return tirx.call_intrin(str(x.ty.dtype), "tirx.fma", x, like(x, factor), y)
+
+
 @elementwise("QAdd", domain=DOMAIN)
 def add(node: Node, a: Expr, b: Expr) -> Expr:
     """The sum of quantized tensors."""
     ra, rb, c = (float(v) for v in add_constants(node))
-    left, right = cast(number(a), "float64"), cast(number(b), "float64")
-    inner = cast(right * like(right, rb) + like(right, c), "float32")
-    return finish(node, cast(left * like(left, ra) + cast(inner, "float64"), "float32"))
+    left, right = number(a), number(b)
+    return finish(node, fma(left, ra, fma(right, rb, like(right, c))))
 
 
 @elementwise("QMul", domain=DOMAIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tvm import te, tirx
+from tvm import tirx
 
 from onyxc.backends.lowering import narrow
 from onyxc.backends.lowering.casts import convert, plain, source_dtype

@@ -13,6 +13,7 @@ from onyxc.compiler.ir import proto, schema
 from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.ir.types import SequenceType, TensorType, Type
 
+SHAPED_AS_INPUT = {"GroupNormalization", "MeanVarianceNormalization"}  # of which onnx infers the element type only
 DATA_LIMIT = 4096  # constants of at most this many elements are shown to shape inference
 
 
@@ -44,7 +45,12 @@ def output_types(node: Node, opset: int) -> tuple[Type, ...]:
         answer = shape_inference.infer_node_outputs(found, made, types, data, opset_imports=imports, ir_version=10)
     except Exception as error:  # onnx raises several kinds; all mean that the node does not fit
         raise ModelError(f"{node.label()}: {' '.join(str(error).split())}") from error
-    return tuple(_type(answer.get(v.name), v.type) for v in node.outputs)
+    made_types = [_type(answer.get(v.name), v.type) for v in node.outputs]
+    if node.op in SHAPED_AS_INPUT and not node.domain and node.inputs[0] is not None:
+        made_types[0] = merge(TensorType(node.inputs[0].dtype, node.inputs[0].tensor.shape), made_types[0])
+    if node.is_op("MaxUnpool") and (size := node.const(2)) is not None:
+        made_types[0] = TensorType(node.outputs[0].dtype, tuple(int(n) for n in size))
+    return tuple(made_types)
 
 
 def _type(answer: Any, known: Type) -> Type:
@@ -67,9 +73,7 @@ def add(
     opset = graph.root().opset
     full = {**schema.defaults(op, opset, domain), **schema.to_python(attrs)}
     unknown = [TensorType("float32", None)] * outputs
-    node = graph.create(
-        op, inputs, unknown, full, domain=domain, name=name, output_names=output_names, before=before
-    )
+    node = graph.create(op, inputs, unknown, full, domain=domain, name=name, output_names=output_names, before=before)
     try:
         types = output_types(node, opset)
     except Exception:
