@@ -49,7 +49,13 @@ class _Group:
     """A body as anchor and epilogue; around a matrix product, Transposes of its operands and of its result."""
 
     def __init__(
-        self, body: Graph, anchor: Node, rest: list[Node], constant: tuple[bool, ...], before: list[Node], after: Node | None
+        self,
+        body: Graph,
+        anchor: Node,
+        rest: list[Node],
+        constant: tuple[bool, ...],
+        before: list[Node],
+        after: Node | None,
     ) -> None:
         self.body, self.anchor, self.rest, self.after = body, anchor, rest, after
         self.moved = {n.output: n for n in before}

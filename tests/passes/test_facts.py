@@ -72,9 +72,10 @@ def test_moving_keeps_facts() -> None:
 @pytest.mark.parametrize("channels", [False, True])
 def test_a_gemm_keeps_its_palette(transposed: int, channels: bool) -> None:
     """Whether one codebook serves the weights or each output has its own."""
+    rows, bias = (3, "1, 2, 3") if transposed else (2, "1, 2")
     text = f"""<ir_version: 10, opset_import: ["" : 26]>
     g (float[1, {2 if transposed else 3}] x) => (float[1, {3 if transposed else 2}] y)
-      <float[3, 2] w = {{0, 1, 2, 3, 4, 5}}, float[{3 if transposed else 2}] b = {{{"1, 2, 3" if transposed else "1, 2"}}}> {{
+      <float[3, 2] w = {{0, 1, 2, 3, 4, 5}}, float[{rows}] b = {{{bias}}}> {{
       y = Gemm<transB = {transposed}>(x, w, b)
     }}"""
     graph = load(onnx.parser.parse_model(text))
