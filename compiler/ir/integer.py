@@ -24,7 +24,8 @@ C channels. Scales and zero points of single tensors are attributes.
 
 These are the formulas of onnxruntime's integer kernels on x86 (mlas: MlasRequantizeOutput, qladd_avx2.cpp, qlmul.cpp;
 contrib_ops: qlinear_pool.cc, qlinear_softmax.cc). QAdd, QMul and QAveragePool add the zero point before they round,
-which differs from the ONNX text at ties. `compiler.ir.reference` computes them; the decompositions here write them as standard operators.
+which differs from the ONNX text at ties. `compiler.ir.reference` computes them; the decompositions here write them
+as standard operators.
 """
 
 from __future__ import annotations
