@@ -180,6 +180,8 @@ def _arithmetic(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
 @schema.decomposition("QAveragePool")
 def _average_pool(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
     attrs: dict[str, Any] = {k: node.attrs[k] for k in POOL if k in node.attrs}
+    if all(d == 1 for d in node.integers("dilations")):  # onnxruntime's integer kernel has no such attribute
+        attrs.pop("dilations", None)
     x, rank = inputs[0], inputs[0].tensor.rank
     if node.attrs.get("channels_last"):
         x = infer.add(body, "Transpose", [x], perm=(0, rank - 1, *range(1, rank - 1))).output
