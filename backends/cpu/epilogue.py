@@ -42,15 +42,11 @@ class Epilogue:
         """Names and types of the operands' pointers, for the signature."""
         return [(f"operand{i}", operand.dtype) for i, operand in enumerate(self.operands)]
 
-    def views(
-        self, pointers: Sequence[Expr], sizes: Sequence[int], strides: Sequence[Sequence[int]] = ()
-    ) -> list[Expr]:
+    def views(self, pointers: Sequence[Expr], sizes: Sequence[int], strides: Sequence[Sequence[int]] = ()) -> list[Expr]:
         """Buffers over the operands' pointers; ``strides`` replaces theirs, where dimensions were merged."""
         chosen = strides or [operand.strides for operand in self.operands]
         pairs = zip(self.operands, pointers, chosen, strict=True)
-        return [
-            dense(p, o.dtype, (o.table,)) if o.table else strided(p, o.dtype, sizes, step) for o, p, step in pairs
-        ]
+        return [dense(p, o.dtype, (o.table,)) if o.table else strided(p, o.dtype, sizes, step) for o, p, step in pairs]
 
     def write(self, y: Expr, acc: Expr, index: Sequence[Expr], valid: int, views: Sequence[Expr]) -> None:
         """Apply to ``acc`` and store its first ``valid`` lanes from ``index`` of ``y`` on, along the last dimension."""

@@ -1,13 +1,8 @@
 """Direct convolution of 8-bit tensors by sums of four products: 4 input channels a step, 16 output channels a vector.
 
-The shape is planned as a float one of dwords. Activations are unsigned: signed ones are moved up by 128 in registers.
-Weights are signed: unsigned ones are packed less 128. With x' = x + 128 and w' = w - 128 where they were moved, and
-zero points moved with them, the sum of (x - zx)(w - zw) is
-
-    sum of x' w'  -  zx' * (sum of w' - n * zw')  -  zw' * sum of x'
-
-the middle of which is packed behind the weights, as where the accumulators start. The last is summed by the way, if
-there is a zw'. Padding reads as zx'; where that is 0 it is left out. All sums are exact in int32, modulo 2^32.
+The shape is planned as a float one of dwords. Zero points: see `zero_points`. What the sum of activations needs is
+summed by the way, if there is a zero point of the weights; padding reads as the zero point, or is left out where that
+is 0.
 """
 
 from __future__ import annotations
@@ -28,6 +23,7 @@ from onyxc.backends.cpu.loops import each_panel, each_run, each_tile, valid_rows
 from onyxc.backends.cpu.shapes import ConvShape, Strides
 from onyxc.backends.cpu.tile import Tile
 from onyxc.backends.cpu.vectors import Expr, Signature, dense, fill, function, prefetch, span, strided
+from onyxc.backends.cpu.zero_points import HALF, ZeroPoints, signed, words
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 from onyxc.backends.x86 import vnni
@@ -39,29 +35,11 @@ _REGISTERS = 31
 
 @dataclass(frozen=True)
 class IntegerPlan:
-    """``conv``: the plan in dwords of input channels; ``shape``: what it computes, in bytes.
-
-    ``w_zero``: zero points of the weights, one or one a channel.
-    """
+    """``conv``: the plan in dwords of input channels; ``shape``: what it computes, in bytes."""
 
     shape: ConvShape
     conv: ConvPlan
-    w_zero: tuple[int, ...]
-
-    @property
-    def zero(self) -> int:
-        """The zero point of the unsigned activations."""
-        return self.shape.x_zero_point + (128 if self.shape.x_dtype == "int8" else 0)
-
-    @property
-    def moved(self) -> Array:
-        """The zero points of the signed weights."""
-        return np.array(self.w_zero, np.int64) - (128 if self.shape.w_dtype == "uint8" else 0)
-
-    @property
-    def sums(self) -> bool:
-        """Whether the sum of the activations is needed."""
-        return bool(self.moved.any())
+    points: ZeroPoints
 
 
 def fits(shape: ConvShape, target: Target) -> bool:
@@ -74,33 +52,23 @@ def fits(shape: ConvShape, target: Target) -> bool:
 def plan(shape: ConvShape, target: Target, w_zero: Array, operands: tuple[Strides, ...] = ()) -> IntegerPlan:
     """Choose the blocks of ``shape``."""
     steps = -(-shape.group_in // vnni.STEP)
-    words = replace(shape, in_channels=steps * shape.group, w_dtype="int32")
-    made = convolution_plan.plan(words, target, operands)
+    coarse = replace(shape, in_channels=steps * shape.group, w_dtype="int32")
+    made = convolution_plan.plan(coarse, target, operands)
     bytes_ = replace(made.shape, in_channels=shape.in_channels, w_dtype=shape.w_dtype)
-    found = IntegerPlan(bytes_, made, tuple(int(z) for z in np.atleast_1d(w_zero)))
-    if found.sums:  # an accumulator more for each pixel
-        most = (_REGISTERS - len(made.panels[0].lanes)) // (len(made.panels[0].lanes) + 1)
-        widest = max(t.width for t in made.tiles)
-        found = replace(found, conv=replace(made, tiles=row_tiles(made.shape, max(1, min(most, widest)))))
-    return found
+    points = ZeroPoints.of(shape, w_zero)
+    if points.sums:  # an accumulator more for each pixel
+        blocks, widest = len(made.panels[0].lanes), max(t.width for t in made.tiles)
+        most = max(1, min((_REGISTERS - blocks) // (blocks + 1), widest))
+        made = replace(made, tiles=row_tiles(made.shape, most))
+    return IntegerPlan(bytes_, made, points)
 
 
 def pack(weights: Array, made: IntegerPlan) -> Array:
-    """Weights [O, I / group, kh, kw] as dwords of four input channels, in panels; then what accumulators start with,
-    and the zero points of the weights, each in the order of the panels."""
-    moved = (weights.astype(np.int16) - (128 if weights.dtype == np.uint8 else 0)).astype(np.int8)
-    plan, steps = made.conv, made.conv.shape.group_in
-    padded = np.pad(moved, [(0, 0), (0, vnni.STEP * steps - moved.shape[1]), (0, 0), (0, 0)])
-    o, _, kh, kw = padded.shape
-    four = padded.reshape(o, steps, vnni.STEP, kh, kw).transpose(0, 1, 3, 4, 2)
-    words = np.ascontiguousarray(four).view(np.int32)[..., 0]
-    points = np.broadcast_to(made.moved, (o,))
-    start = -made.zero * (moved.sum((1, 2, 3), dtype=np.int64) - moved[0].size * points)
-    parts = [convolution_plan.pack(words, plan)]
-    for values in (start, -points):
-        column = values.astype(np.int64).astype(np.int32).reshape(plan.shape.group, -1, 1, 1, 1)
-        parts.append(convolution_plan.pack_panels(column, plan.panels))
-    return np.concatenate(parts)
+    """Weights [O, I / group, kh, kw] as dwords of four input channels, in panels, and what comes behind them."""
+    moved = signed(weights)
+    four = words(moved.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    behind = made.points.behind(moved, made.conv.shape.group, made.conv.panels)
+    return np.concatenate([convolution_plan.pack(four, made.conv), *behind])
 
 
 @dataclass
@@ -185,10 +153,10 @@ def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
     plan, (height, width), lanes = state.plan, state.plan.shape.kernel, place.panel.lanes
     tile, sums = Tile(lanes, run.width, "int32"), None
-    if plan.sums:
+    if plan.points.sums:
         sums = Tile((max(lanes),), run.width, "int32")
     offsets = list(accumulate(lanes, initial=0))[:-1]
-    if plan.zero:
+    if plan.points.x:
         starts = [T.bind(state.weights[span(place.start + o, n)]) for o, n in zip(offsets, lanes, strict=True)]
         for m in range(run.width):
             for block, start in enumerate(starts):
@@ -197,7 +165,7 @@ def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
     for taps in run.taps:
         with T.serial(*place.rows) as ky, T.serial(taps.begin, taps.end) as kx:
             emit(ky, kx, frozenset(taps.pixels))
-    if plan.zero:  # what lies outside the image
+    if plan.points.x:  # what lies outside the image
         inside = {kx for taps in run.taps for kx in range(taps.begin, taps.end)}
         for kx in sorted(set(range(width)) - inside):
             with T.serial(*place.rows) as ky:
@@ -238,7 +206,7 @@ class _Taps:
         row = place.row * shape.strides[0] - shape.pads[0] + ky * shape.dilations[0]
         column = self.pixel * shape.strides[1] - shape.pads[1] + kx * shape.dilations[1]
         tap = T.bind(place.weight + (ky * shape.kernel[1] + kx) * (conv.shape.group_in * place.panel.width))
-        pixels = sorted(inside) if not plan.zero else range(self.tile.pixels)
+        pixels = sorted(inside) if not plan.points.x else range(self.tile.pixels)
         with T.serial(0, conv.shape.group_in // conv.unroll) as turn:
             for u in range(conv.unroll):
                 step = turn * conv.unroll + u
@@ -253,20 +221,18 @@ class _Taps:
                     for block, vector in enumerate(held):
                         self._add(self.tile, block, m, element, vector)
                     if self.sums is not None:
-                        # behind the last channel lie others, which weigh nothing; so they must here
-                        ones = self._ones(step)
-                        self._add(self.sums, 0, m, element, fill(ones, self.sums.lanes[0]))
+                        self._add(self.sums, 0, m, element, fill(self._ones(step), self.sums.lanes[0]))
 
     def _load(self, inside: bool, index: tuple[Expr, ...]) -> Expr:
         """Four activations, unsigned."""
         if not inside:
-            return T.bind(tirx.const(vnni.every(self.state.plan.zero), "int32"))
+            return T.bind(tirx.const(vnni.every(self.state.plan.points.x), "int32"))
         value = vnni.dword(self.state.x, *index)
-        flip = tirx.const(vnni.every(128), "int32")
-        return T.bind(value ^ flip if self.state.plan.shape.x_dtype == "int8" else value)
+        flip = tirx.const(vnni.every(HALF), "int32")
+        return T.bind(value ^ flip if self.state.plan.points.flip else value)
 
     def _ones(self, step: Expr) -> Expr:
-        """Bytes of one for the channels that there are."""
+        """A one for each channel that there is (weights of others are zeros)."""
         left = self.state.plan.shape.group_in % vnni.STEP
         whole = tirx.const(vnni.every(1), "int32")
         if not left:
@@ -286,6 +252,5 @@ class _Taps:
             for i in range(lines):
                 prefetch(self.state.weights, (weight + (conv.ahead + i * _LINE),), level=1)
         else:
-            prefetch(
-                self.state.weights, (weight + conv.ahead + T.truncmod(place.turn, lines) * _LINE,), level=2
-            )  # fmt: skip
+            line = T.truncmod(place.turn, lines) * _LINE
+            prefetch(self.state.weights, (weight + conv.ahead + line,), level=2)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onyxc.backends.cpu import convolution, depthwise, gemm, gemm_plan, integer_convolution, pooling
+from onyxc.backends.cpu import convolution, depthwise, gemm, gemm_plan, integer_convolution, integer_depthwise, pooling
 from onyxc.backends.cpu.epilogue import Epilogue, Operand
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides, planar_strides
 from onyxc.backends.cpu.vectors import cast, fill, hold, lanes_of
@@ -211,7 +211,11 @@ def _finish(
     strides = [_four(_broadcast_strides(v.dims, group.shape)) for v in operands]
     epilogue = group.epilogue(operands, strides)
     points = zero[1].reshape(-1, 1, 1, 1) if zero[1].ndim else zero[1]
-    if depthwise.fits(shape):
+    if integer_depthwise.fits(shape, target):
+        narrow = integer_depthwise.plan(shape, target, zero[1])
+        kernel = integer_depthwise.emit(name, narrow, epilogue, target)
+        weights = group.packed(group.input(1), lambda w: integer_depthwise.pack(pack(w), narrow))
+    elif depthwise.fits(shape):
         thin = depthwise.plan(shape, target)
         kernel = depthwise.emit(name, thin, epilogue, target)
         weights = group.packed(group.input(1), lambda w: depthwise.pack(pack(w), thin, points))

@@ -30,6 +30,7 @@ CASES = {
     "1x1 batch": make_shape((3, 5, 7, 17), 58, (1, 1)),
     "1x1 stride 2": make_shape((2, 9, 11, 16), 33, (1, 1), (2, 2)),
     "1x1 padded": make_shape((1, 5, 6, 8), 16, (1, 1), pads=(1, 2, 0, 1)),
+    "1x1 padded at the end": make_shape((2, 4, 5, 8), 24, (1, 1), pads=(0, 0, 1, 1)),
     "3x3": make_shape((1, 14, 14, 32), 64, (3, 3), pads=(1, 1, 1, 1)),
     "3x3 wide": make_shape((1, 5, 56, 8), 64, (3, 3), pads=(1, 1, 1, 1)),
     "3x3 small": make_shape((2, 7, 7, 24), 116, (3, 3), pads=(1, 1, 1, 1)),
@@ -106,6 +107,4 @@ def test_integer(case: str, types: tuple[str, str], level: str, call: Any) -> No
     z = np.zeros(sums.shape, types[0])
     call(convolution.emit("kernel", made, quantized, target), target, [x, packed, scale, z])
     low, high = ranges[types[0]]
-    np.testing.assert_array_equal(
-        z, np.clip(np.rint(sums.astype(np.float32) * scale) + 7, low, high - 1).astype(types[0])
-    )
+    np.testing.assert_array_equal(z, np.clip(np.rint(sums.astype(np.float32) * scale) + 7, low, high - 1).astype(types[0]))
