@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onyxc.compiler.ir import schema
 from onyxc.compiler.ir.graph import Graph, Node, Value
-from onyxc.compiler.ir.types import Type, is_float
+from onyxc.compiler.ir.types import Type
 
 INLINE = 8  # constants of at most so many elements, and shape-like integers, live inside the body
 
@@ -38,7 +38,7 @@ def fuse(graph: Graph, nodes: Sequence[Node]) -> Node:
 
     Only the last node's outputs may be read outside the group.
     """
-    last, inside = nodes[-1], set(nodes)
+    last = nodes[-1]
     arguments: dict[Value, Value] = {}
     body = Graph(nodes[0].op.lower(), graph.root().opset)
     mapped: dict[Value, Value] = {}
@@ -82,10 +82,4 @@ def fuse(graph: Graph, nodes: Sequence[Node]) -> Node:
         graph.replace_uses(old, new)
     for node in reversed(nodes):
         graph.erase(node)
-    assert inside
     return fused
-
-
-def weight_like(value: Value) -> bool:
-    """Whether a constant is a weight (float, or 8-bit of rank two and more)."""
-    return value.const is not None and (is_float(value.dtype) or len(value.dims) >= 2)

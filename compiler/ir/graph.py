@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from onyxc.compiler.ir.types import DTYPES, TensorType, Type
+from onyxc.compiler.ir.types import TensorType, Type
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 Attribute: TypeAlias = "int | float | str | bytes | tuple[Any, ...] | Array | Graph | Type"
@@ -484,8 +484,3 @@ def inline(graph: Graph, arguments: Sequence[Value], target: Graph, before: Node
             new.facts.update(old.facts)
             mapped[old] = new
     return [v for v in map(image, graph.outputs) if v is not None]
-
-
-def tensor_type(code: int, shape: tuple[int | str, ...] | None) -> TensorType:
-    """A TensorType from an ONNX element-type code."""
-    return TensorType(DTYPES[code], shape)
