@@ -11,7 +11,7 @@ import numpy as np
 from onyxc.backends import control, kinds
 from onyxc.backends.lowering import dynamic
 from onyxc.backends.program import Buffer, Call, Copy, Kernel, Program, Step
-from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Packed, Recipe, Temporary
+from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Packed, Recipe, Scratch, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.errors import OnyxcError, UnsupportedError
 from onyxc.compiler.ir import facts
@@ -156,6 +156,8 @@ class _Compiler:
                     return self.constants[key]
                 case Temporary():
                     return temporaries.setdefault(role, Buffer("temporary", role.dtype, role.shape))
+                case Scratch():
+                    return Buffer("scratch", role.dtype, role.shape, "scratch")
                 case Count():
                     value = node.outputs[role.index]
                     return self.counts.setdefault(value, Buffer(f"{value.name}_shape", "int64", (role.rank,)))

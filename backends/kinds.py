@@ -23,10 +23,10 @@ def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -
 
         made, build_all = templates.template(name, body, target), cuda.build_all
     else:
-        from onyxc.backends.cpu import select
+        from onyxc.backends.cpu import match
         from onyxc.backends.kernels import generic
 
-        made, build_all = select.recipe(name, body, constant, target), generic.build_all
+        made, build_all = match.recipe(name, body, constant, target), generic.build_all
     if made is not None:
         return in_place(made, body, 1, target)
     nodes = body.nodes

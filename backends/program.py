@@ -30,7 +30,7 @@ class Buffer:
     name: str
     dtype: str
     shape: tuple[int, ...]
-    kind: Literal["input", "output", "constant", "arena"] = "arena"
+    kind: Literal["input", "output", "constant", "arena", "scratch"] = "arena"  # scratch: of each thread, for one call
     data: np.ndarray[Any, Any] | None = None  # the constant's value
     base: Buffer | None = None
     offset: int = 0
@@ -73,6 +73,7 @@ class Kernel:
     block: tuple[int, int, int] = (1, 1, 1)
     shared_bytes: int = 0
     work: int = 0  # floating-point or integer operations, about; small kernels stay serial
+    note: str = ""  # the template and its plan, in words
 
 
 @dataclass(eq=False)

@@ -35,6 +35,14 @@ class Temporary:
     shape: tuple[int, ...]
 
 
+@dataclass(frozen=True)
+class Scratch:
+    """Memory of the calling thread's own during one call of a kernel (one at most); not zeroed."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
 @dataclass(eq=False)
 class Constant:
     """An array of the recipe's own."""
@@ -58,7 +66,7 @@ class Count:
     rank: int
 
 
-Argument = Input | Output | Temporary | Constant | Packed | Count
+Argument = Input | Output | Temporary | Scratch | Constant | Packed | Count
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ import platform
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from onyxc.compiler.errors import OptionError
 
@@ -17,6 +18,8 @@ class Target:
 
     ``vector_bytes``: width of a vector register; ``registers``: how many there are; ``l1``, ``l2``:
     data-cache bytes a core; ``options``: the TVM target's fields; ``triple``: the linker's target.
+    ``exact``: no algorithm that rounds more often than the plain sum (Winograd, Strassen); ``favor`` size:
+    none that needs weights larger than the model's.
     """
 
     name: str
@@ -29,6 +32,8 @@ class Target:
     l1: int = 32 << 10
     l2: int = 1 << 20
     description: str = ""
+    exact: bool = False
+    favor: Literal["speed", "size"] = "speed"
 
     @property
     def kind(self) -> str:

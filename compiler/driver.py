@@ -7,6 +7,7 @@ import re
 import tempfile
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from shutil import rmtree
@@ -83,6 +84,8 @@ def compile(
     name: str = "",
     threads: int = 1,
     compiler: str = "",
+    exact: bool = False,
+    favor: Literal["speed", "size"] = "speed",
     every_tensor: bool = False,
     report: worker.Report = worker.quiet,
     **bindings: Any,
@@ -90,12 +93,14 @@ def compile(
     """Compile a model for ``target`` into the folder ``out`` (default: a temporary one that lives with the result).
 
     ``passes`` replaces the preset of ``level``; what the backend needs is always added. ``every_tensor`` makes all
-    inner tensors outputs, which keeps them from being fused away (`onyxc verify`). ``bindings`` as in `loader.load`.
+    inner tensors outputs, which keeps them from being fused away (`onyxc verify`). ``exact``: only algorithms that
+    round as the plain sum does; ``favor`` size: none that needs weights larger than the model's (both exclude
+    Winograd and Strassen). ``bindings`` as in `loader.load`.
 
     Raises:
         ModelError, OptionError, UnsupportedError, PassError, BuildError: as their names say; one clear message.
     """
-    chosen = get(target) if isinstance(target, str) else target
+    chosen = replace(get(target) if isinstance(target, str) else target, exact=exact, favor=favor)
     tools = link.find(chosen, compiler)  # what is missing is said at once
     if out is not None:
         check_replaceable(Path(out))
@@ -108,7 +113,10 @@ def compile(
     title = name or (Path(model).stem if isinstance(model, str | Path) else graph.name)
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="onyxc-")) / "artifact"
     values = {n: np.asarray(v).tolist() for n, v in (bindings.get("input_values") or {}).items()}
-    options = {"level": level, "passes": None if passes is None else [str(p) for p in passes], "input_values": values}
+    options = {
+        "exact": exact, "favor": favor, "level": level, "input_values": values,
+        "passes": None if passes is None else [str(p) for p in passes],
+    }  # fmt: skip
     info = {"digest": digest(model), "options": options}
 
     def work(report: worker.Report) -> list[Record]:

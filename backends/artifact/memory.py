@@ -27,6 +27,7 @@ class Plan:
 
     offsets: dict[Buffer, int]
     arena_bytes: int
+    scratch_bytes: int = 0  # of each thread
 
     def offset(self, buffer: Buffer) -> int:
         """Where ``buffer`` (a view, or a root) starts in the arena."""
@@ -62,7 +63,7 @@ class _Walk:
     spans: list[tuple[int, int]] = field(default_factory=list)  # of each loop
 
     def note(self, buffer: Buffer | None, loops: tuple[int, ...], direct: bool = False) -> None:
-        if buffer is not None:
+        if buffer is not None and buffer.kind != "scratch":
             root = buffer.root()[0]
             use = _Use(self.position, loops, direct and buffer.nbytes == root.nbytes)
             self.uses.setdefault(root, []).append(use)
@@ -130,7 +131,10 @@ def plan(program: Program) -> Plan:
     lives = lifetimes(program)
     merged = merge(program, lives)
     made = place(lives)
-    return Plan({**made.offsets, **{b: made.offsets[home] for b, home in merged.items()}}, made.arena_bytes)
+    calls = (s for s in program.walk() if isinstance(s, Call))
+    scratch = max((_room(b) for c in calls for b in c.args if b.kind == "scratch"), default=0)
+    offsets = {**made.offsets, **{b: made.offsets[home] for b, home in merged.items()}}
+    return Plan(offsets, made.arena_bytes, scratch)
 
 
 def merge(program: Program, lives: dict[Buffer, Lifetime]) -> dict[Buffer, Buffer]:

@@ -100,6 +100,7 @@ def cpu_body(program: Program, plan: Plan, weights: Weights, prefix: str) -> Bod
         ("char", "has_count", [int(b is not None) for b in counts]),
     )
     lines = [
+        f"#define SCRATCH_BYTES {plan.scratch_bytes}",
         '#include "pool.c"',
         "#define I64(address) (*(int64_t *)(address))",
         "#define TRUE(address) (*(uint8_t *)(address) != 0)",
@@ -109,9 +110,9 @@ def cpu_body(program: Program, plan: Plan, weights: Weights, prefix: str) -> Bod
         "#pragma GCC visibility pop",
         *writer.tasks,
         "",
-        "/* A: arena, W: weights */",
-        "static void entry(Pool *pool, char *A, char *W) {",
-        "    (void)pool, (void)A, (void)W;",
+        "/* A: arena, W: weights, S: scratch of this thread */",
+        "static void entry(Pool *pool, char *A, char *W, char *S) {",
+        "    (void)pool, (void)A, (void)W, (void)S;",
         *writer.lines,
         "}",
         '#include "cpu.c"',
@@ -135,6 +136,8 @@ class _Writer:
         return self.plan.offset(buffer)
 
     def address(self, buffer: Buffer) -> str:
+        if buffer.kind == "scratch":
+            return "S"
         place = self.place(buffer)
         return f"W + {~place}" if place < 0 else f"A + {place}"
 
@@ -170,8 +173,8 @@ class _Writer:
             self.put(depth, f"{symbol}({arguments}0, {kernel.tasks});")
             return
         task = f"task_{len(self.tasks)}"
-        head = f"static void {task}(char *A, char *W, int32_t begin, int32_t end)"
-        self.tasks.append(f"{head} {{ (void)A, (void)W; {symbol}({arguments}begin, end); }}")
+        head = f"static void {task}(char *A, char *W, char *S, int32_t begin, int32_t end)"
+        self.tasks.append(f"{head} {{ (void)A, (void)W, (void)S; {symbol}({arguments}begin, end); }}")
         self.put(depth, f"parallel(pool, {task}, {kernel.tasks}); /* {kernel.name} */")
 
     def loop(self, loop: Loop, depth: int) -> None:

@@ -28,9 +28,9 @@ class Signature:
     end: Expr
     func: Any = None
 
-    def kernel(self, tasks: int, work: int, target: Target) -> Kernel:
-        """The finished kernel, in code-generation form."""
-        return Kernel(self.name, tasks, plain(self.func, target), work=work)
+    def kernel(self, tasks: int, work: int, target: Target, note: str = "") -> Kernel:
+        """The finished kernel, in code-generation form; ``note``: its template and plan in words."""
+        return Kernel(self.name, tasks, plain(self.func, target), work=work, note=note)
 
 
 @contextmanager

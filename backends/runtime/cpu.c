@@ -28,7 +28,7 @@ static Context *body_create(int threads, const char *weights_path) {
 }
 
 static int body_run(Context *context) {
-    entry(context->pool, context->arena, context->weights);
+    entry(context->pool, context->arena, context->weights, context->pool->scratch);
     return ONYXC_OK;
 }
 

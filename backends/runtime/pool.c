@@ -8,7 +8,7 @@
 #define SPIN_NANOSECONDS 1000000
 #define POLITE_NANOSECONDS 20000 /* after which others that want the processor get it */
 
-typedef void Task(char *A, char *W, int32_t begin, int32_t end);
+typedef void Task(char *A, char *W, char *S, int32_t begin, int32_t end);
 
 typedef struct {
     struct Pool *pool;
@@ -21,6 +21,7 @@ typedef struct Pool {
     long spin; /* nanoseconds */
     Task *task;
     char *arena, *weights;
+    char *scratch; /* SCRATCH_BYTES for each thread */
     int32_t tasks;
     int stop;
     _Alignas(64) atomic_uint turn;    /* counts parallel calls; a change wakes the workers */
@@ -62,7 +63,8 @@ static int spin(atomic_uint *word, unsigned value, int equal, long limit) {
 static void do_share(Pool *pool, int index) {
     int64_t tasks = pool->tasks, parts = pool->threads < tasks ? pool->threads : tasks;
     if (index < parts)
-        pool->task(pool->arena, pool->weights, (int32_t)(tasks * index / parts), (int32_t)(tasks * (index + 1) / parts));
+        pool->task(pool->arena, pool->weights, pool->scratch + (size_t)index * SCRATCH_BYTES,
+                   (int32_t)(tasks * index / parts), (int32_t)(tasks * (index + 1) / parts));
 }
 
 static void *work(void *argument) {
@@ -100,7 +102,7 @@ __attribute__((noinline)) static void parallel(Pool *pool, Task *task, int32_t t
     pool->task = task;
     pool->tasks = tasks;
     if (pool->threads == 1) {
-        task(pool->arena, pool->weights, 0, tasks);
+        task(pool->arena, pool->weights, pool->scratch, 0, tasks);
         return;
     }
     start_turn(pool);
@@ -120,6 +122,7 @@ static void pool_destroy(Pool *pool) {
     pthread_mutex_destroy(&pool->lock);
     pthread_cond_destroy(&pool->wake);
     pthread_cond_destroy(&pool->done);
+    free(pool->scratch);
     free(pool);
 }
 
@@ -132,8 +135,14 @@ static Pool *pool_create(int threads, char *arena, char *weights) { /* threads <
     int available = processors();
     if (threads < 1) threads = available;
     Pool *pool = (Pool *)allocate(sizeof(Pool) + (size_t)threads * sizeof(Worker));
-    if (!pool) return NULL;
-    *pool = (Pool){.threads = 1, .spin = threads > available ? 0 : SPIN_NANOSECONDS, .arena = arena, .weights = weights};
+    char *scratch = allocate((size_t)threads * SCRATCH_BYTES + 64);
+    if (!pool || !scratch) {
+        free(pool);
+        free(scratch);
+        return NULL;
+    }
+    *pool = (Pool){.threads = 1, .spin = threads > available ? 0 : SPIN_NANOSECONDS, .arena = arena, .weights = weights,
+                   .scratch = scratch};
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);

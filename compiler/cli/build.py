@@ -31,6 +31,12 @@ def compile_(
     weights: Annotated[
         Literal["embedded", "beside"], typer.Option(help="Where the weights are: in the library or beside it.")
     ] = "embedded",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="No Winograd or Strassen: round as the plain sum does.")
+    ] = False,
+    favor: Annotated[
+        Literal["speed", "size"], typer.Option(help="size: weights stay as small as in the model, at some speed.")
+    ] = "speed",
     compiler: Annotated[str, typer.Option(help="C compiler to link with, for example aarch64-linux-gnu-gcc.")] = "",
     json: options.JsonFile = "",
 ) -> None:
@@ -42,7 +48,8 @@ def compile_(
     with report.progress() as show:
         artifact = driver.compile(
             model, out=out, target=target, level=level, passes=_pipeline(pipeline), library=library, weights=weights,
-            compiler=compiler, report=show, **options.bindings(input_dim, input_shape, input_value),
+            compiler=compiler, exact=exact, favor=favor, report=show,
+            **options.bindings(input_dim, input_shape, input_value),
         )  # fmt: skip
     if json:
         report.write_json(_as_json(artifact.records), json)

@@ -8,7 +8,7 @@ import onnx.parser
 import pytest
 
 from onyxc.backends.compile import as_body, to_program
-from onyxc.backends.cpu import select
+from onyxc.backends.cpu import match
 from onyxc.backends.target import get
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.loader import load
@@ -37,7 +37,7 @@ def templates(graph: Graph) -> list[bool]:
         if not node.is_op("Reshape"):
             body, arguments = as_body(node)
             constant = tuple(v.const is not None for v in arguments)
-            made.append(select.recipe("k", body, constant, TARGET) is not None)
+            made.append(match.recipe("k", body, constant, TARGET) is not None)
     return made
 
 
