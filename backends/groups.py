@@ -8,6 +8,7 @@ from typing import Any
 
 from tvm import te
 
+from onyxc.backends import places
 from onyxc.backends.kernels.generic import Piece as GenericPiece
 from onyxc.backends.kernels.generic import key
 from onyxc.backends.lowering import registry
@@ -15,15 +16,19 @@ from onyxc.backends.recipe import Argument, Constant, Input, Output, Piece, Reci
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.graph import Graph, Value
 
-BuildAll = Callable[[str, Sequence[Any], Sequence[Any], Target], "tuple[list[GenericPiece], list[Any]]"]
+BuildAll = Callable[..., "tuple[list[GenericPiece], list[Any]]"]
 
 
 @dataclass
 class TensorGroup:
-    """A body as TE tensors; ``arguments`` maps placeholders to the roles that they play."""
+    """A body as TE tensors; ``arguments`` maps placeholders to the roles that they play.
+
+    ``strides``: of tensors that are not dense, by `kernels.nest.key`.
+    """
 
     outputs: list[Any]
     arguments: dict[Any, Argument] = field(default_factory=dict)
+    strides: dict[Any, places.Strides] = field(default_factory=dict)
 
 
 def to_te(body: Graph) -> TensorGroup:
@@ -33,6 +38,7 @@ def to_te(body: Graph) -> TensorGroup:
     for index, value in enumerate(body.inputs):
         env[value] = te.placeholder(value.dims, registry.storage(value.dtype), name=f"in{index}")
         group.arguments[env[value]] = Input(index)
+        _note(group, env[value], value)
 
     def tensor(value: Value | None) -> Any:
         if value is None:
@@ -47,6 +53,12 @@ def to_te(body: Graph) -> TensorGroup:
         env.update(zip(node.outputs, outputs, strict=False))
     group.outputs = [tensor(v) for v in body.outputs]
     return group
+
+
+def _note(group: TensorGroup, tensor: Any, value: Value) -> None:
+    strides = places.strides_of(value)
+    if not places.is_dense(value.dims, strides):
+        group.strides[key(tensor)] = strides
 
 
 def _constant(value: Value, group: TensorGroup) -> Any:
@@ -74,7 +86,9 @@ def recipe(name: str, body: Graph, target: Target, build_all: BuildAll) -> Recip
             tensor = _copy(tensor)
         outputs.append(tensor)
         roles[key(tensor)] = Output(index)
-    pieces, inner = build_all(name, list(group.arguments), outputs, target)
+        _note(group, tensor, body.outputs[index])
+    strides = {"strides": group.strides} if group.strides else {}
+    pieces, inner = build_all(name, list(group.arguments), outputs, target, **strides)
     for tensor in inner:
         roles[key(tensor)] = Temporary(str(tensor.dtype), tuple(int(d) for d in tensor.shape))
     return [Piece(p.kernel, tuple(roles[key(a)] for a in p.args), p.reads) for p in pieces]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onyxc.backends import groups
+from onyxc.backends import groups, places
 from onyxc.backends.kernels.imperative import Imperative, Spec
 from onyxc.backends.lowering import dynamic, registry
 from onyxc.backends.program import Kernel
@@ -28,6 +28,8 @@ def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -
 
         made, build_all = match.recipe(name, body, constant, target), generic.build_all
     if made is not None:
+        for piece in made:
+            piece.kernel.planned = True
         return in_place(made, body, 1, target)
     nodes = body.nodes
     if len(nodes) == 1 and (nodes[0].domain, nodes[0].op) in registry.IMPERATIVE:
@@ -52,6 +54,7 @@ def in_place(recipe: Recipe, body: Graph, first: int, target: Target) -> Recipe:
         for i, v in enumerate(body.inputs)
         if v.dims == result.dims and itemsize(v.dtype) == itemsize(result.dtype)
         if not first or v not in nodes[0].inputs
+        if places.strides_of(v) == places.strides_of(result) == places.dense(v.dims)
     }
     piece.in_place = tuple(i for i, role in enumerate(piece.args[: piece.reads]) if role in fit)
     if piece.in_place:

@@ -16,15 +16,18 @@ from typing import Any, Literal
 
 import numpy as np
 
+from onyxc.backends.artifact.manifest import Group
+
 ALIGNMENT = 64  # bytes: every buffer starts on a cache line, as vector moves of the kernels expect
 SLACK = 64  # bytes behind every buffer: masked tails may read (never write) this far
 
 
 @dataclass(eq=False)
 class Buffer:
-    """A run-time tensor: dense, row-major, static shape, ``dtype`` as numpy spells it (bool is one byte).
+    """A run-time tensor: row-major, static shape, ``dtype`` as numpy spells it (bool is one byte).
 
-    ``base`` and ``offset`` (bytes) make it a view of another buffer (Reshape, or a part of a Concat).
+    ``base`` and ``offset`` (bytes) make it a view of another buffer (Reshape, or a part of a Concat); ``strides``: then
+    so many elements lie between neighbours along each axis (None: it is dense).
     """
 
     name: str
@@ -34,6 +37,7 @@ class Buffer:
     data: np.ndarray[Any, Any] | None = None  # the constant's value
     base: Buffer | None = None
     offset: int = 0
+    strides: tuple[int, ...] | None = None
 
     @property
     def itemsize(self) -> int:
@@ -44,7 +48,7 @@ class Buffer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes without slack."""
+        """Bytes of the elements, without slack."""
         return prod(self.shape) * self.itemsize
 
     def root(self) -> tuple[Buffer, int]:
@@ -74,6 +78,19 @@ class Kernel:
     shared_bytes: int = 0
     work: int = 0  # floating-point or integer operations, about; small kernels stay serial
     note: str = ""  # the template and its plan, in words
+    planned: bool = False  # by a template, from the number of the target's registers
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a call computes of the model. ``nodes``: operator and name of each; ``shape``: of operands and result, in
+    words; ``flops``: operations of these nodes, as the operators define them (a multiply-add is two); ``reads``: bytes
+    that are read of each operand."""
+
+    nodes: tuple[str, ...]
+    shape: str
+    flops: int
+    reads: tuple[int, ...]
 
 
 @dataclass(eq=False)
@@ -88,6 +105,7 @@ class Call:
     args: tuple[Buffer, ...]
     reads: int
     in_place: tuple[int, ...] = ()
+    origin: Origin | None = None
 
 
 @dataclass(eq=False)
@@ -140,6 +158,7 @@ class Program:
     steps: list[Step]
     counts: dict[str, Buffer] = field(default_factory=dict)
     info: dict[str, Any] = field(default_factory=dict)  # facts for the manifest: passes, digest, versions
+    gives: list[Group] = field(default_factory=list)  # what the outputs are to the caller, if not single tensors
 
     def walk(self) -> Iterator[Step]:
         """All steps, depth first, in order."""

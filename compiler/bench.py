@@ -52,6 +52,8 @@ def compare(
         if engine == "onnxruntime":
             runs[engine] = engines.OnnxRuntime(model, threads, values)
         elif engine == "openvino":
+            if artifact.manifest.takes:
+                raise OptionError("--against openvino: it takes no sequences or optionals")
             runs[engine] = engines.OpenVino(model, threads, {n: a.shape for n, a in feeds.items()}, values)
         else:
             raise OptionError(f"--against {engine}: known engines are {', '.join(ENGINES)}")

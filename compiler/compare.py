@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -34,20 +36,34 @@ class Difference:
 def difference(name: str, wanted: Array, got: Array, quantized: bool = False) -> Difference:
     """Compare ``got`` with the reference; ``quantized``: float values were 8-bit integers inside the model."""
     if wanted.shape != got.shape or wanted.dtype != got.dtype:
-        return Difference(name, float("inf"), float("inf"), 0.0, 0.0, False)
+        return Difference(name, inf, inf, 0.0, 0.0, False)
     if wanted.size == 0:
         return Difference(name, 0.0, 0.0, 1.0, 1.0, True)
+    if wanted.dtype.kind in "OUS":
+        same = wanted == got
+        off = 0.0 if same.all() else inf
+        return Difference(name, off, off, float(same.all()), float(same.mean()), bool(same.all()))
     left, right = _numbers(wanted), _numbers(got)
     same = (left == right) | (np.isnan(left) & np.isnan(right))
     finite = np.isfinite(left) & np.isfinite(right)
-    comparable = bool(np.all(same | finite))  # no infinity or NaN on one side only
+    if not np.all(same | finite):  # infinity or NaN on one side only
+        return Difference(name, inf, inf, 0.0, float(same.mean()), False)
     a, b = (np.where(finite, x, 0.0) for x in (left, right))
     error = np.abs(a - b)
     relative = error / _span(a)
     norm = float(np.linalg.norm(a) * np.linalg.norm(b))
     cosine = float((a * b).sum() / norm) if norm else float(np.array_equal(a, b))
-    ok = comparable and _close(wanted.dtype, relative, error, same, quantized)
+    ok = _close(wanted.dtype, relative, error, same, quantized)
     return Difference(name, float(error.max()), float(relative.max()), cosine, float(same.mean()), ok)
+
+
+def relative_error(wanted: Any, got: Any) -> float:
+    """`Difference.relative` of an output, for a sequence that of its worst element; infinite where kinds differ."""
+    if isinstance(wanted, list) and isinstance(got, list) and len(wanted) == len(got):
+        return max((relative_error(w, g) for w, g in zip(wanted, got, strict=True)), default=0.0)
+    if wanted is None or got is None or isinstance(wanted, list) or isinstance(got, list):
+        return 0.0 if wanted is got else inf
+    return difference("", np.asarray(wanted), np.asarray(got)).relative
 
 
 def _close(dtype: np.dtype[np.generic], relative: Array, error: Array, same: Array, quantized: bool) -> bool:

@@ -17,14 +17,15 @@ import numpy as np
 import onnx
 
 from onyxc.backends import runtime
-from onyxc.backends.artifact import link
+from onyxc.backends.artifact import link, manifest
 from onyxc.backends.artifact.write import check_replaceable
-from onyxc.backends.target import Target, get, host_cores
+from onyxc.backends.target import Names, host_cores, levels
 from onyxc.compiler import worker
 from onyxc.compiler.errors import ModelError, OptionError, UnsupportedError
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.ir.types import TensorType
 from onyxc.compiler.loader import load, to_model
+from onyxc.compiler.loader.checks import check_sizes
 from onyxc.compiler.transform import Observer, Pass, PassManager, Record
 from onyxc.passes import pipelines
 
@@ -75,7 +76,7 @@ def optimize(
 def compile(
     model: Model,
     *,
-    target: str | Target = "host",
+    target: Names = "host",
     out: str | Path | None = None,
     level: int = 2,
     passes: Sequence[Pass] | None = None,
@@ -92,6 +93,8 @@ def compile(
 ) -> Artifact:
     """Compile a model for ``target`` into the folder ``out`` (default: a temporary one that lives with the result).
 
+    ``target``: a name or `Target`, or several levels of one architecture ("x86-64-v3,x86-64-v4" or a list): the
+    artifact holds code for each and takes the best that the processor has when it is loaded.
     ``passes`` replaces the preset of ``level``; what the backend needs is always added. ``every_tensor`` makes all
     inner tensors outputs, which keeps them from being fused away (`onyxc verify`). ``exact``: only algorithms that
     round as the plain sum does; ``favor`` size: none that needs weights larger than the model's (both exclude
@@ -100,8 +103,8 @@ def compile(
     Raises:
         ModelError, OptionError, UnsupportedError, PassError, BuildError: as their names say; one clear message.
     """
-    chosen = replace(get(target) if isinstance(target, str) else target, exact=exact, favor=favor)
-    tools = link.find(chosen, compiler)  # what is missing is said at once
+    chosen = [replace(t, exact=exact, favor=favor) for t in levels(target)]
+    tools = link.find(chosen[0], compiler)  # what is missing is said at once
     if out is not None:
         check_replaceable(Path(out))
     report("loading", 0, 1)
@@ -117,17 +120,24 @@ def compile(
         "exact": exact, "favor": favor, "level": level, "input_values": values,
         "passes": None if passes is None else [str(p) for p in passes],
     }  # fmt: skip
-    info = {"digest": digest(model), "options": options}
+    takes = [
+        manifest.Group(n, "nothing" if contents is None else "sequence", len(contents or ()))
+        for n, contents in (bindings.get("input_shapes") or {}).items()
+        if n not in {v.name for v in graph.inputs}
+    ]
+    info = {"digest": digest(model), "options": options, "takes": takes}
 
     def work(report: worker.Report) -> list[Record]:
         from onyxc.backends import build  # TVM is imported in the child only
 
-        steps = pipelines.compilation(level, chosen.kind, build.keep(), passes)
+        steps = pipelines.compilation(level, chosen[0].kind, build.keep(), passes)
         report("passes", 0, len(steps))
         done = iter(range(1, len(steps) + 1))
         manager = PassManager(steps, [lambda *_: report("passes", next(done), len(steps))])
         records = manager.run(graph)
         _check_sizes(graph)
+        for node in graph.walk():  # branches never taken are gone
+            check_sizes(node)
         build.build(
             graph, chosen, folder, name=_identifier(title), jobs=host_cores(), library=library, weights=weights,
             compiler=compiler, runner=out is not None or not tools.native,
@@ -146,7 +156,12 @@ def compile(
 
 def _check_bound(graph: Graph) -> None:
     for value in graph.inputs:
-        shape = getattr(value.type, "shape", ())
+        if not isinstance(value.type, TensorType):
+            raise OptionError(
+                f"input {value.name!r} is {value.type}: give the shapes of its elements with "
+                f"--input-shape '{value.name}:1,2;1,2' (nothing behind the colon: it is empty)"
+            )
+        shape = value.type.shape
         free = [d for d in shape or () if not isinstance(d, int)]
         if shape is None:
             raise OptionError(f"input {value.name!r} has no known rank: give --input-shape {value.name}:1,2,3")

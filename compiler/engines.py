@@ -13,27 +13,35 @@ import onnx
 from onyxc.compiler.errors import ModelError, OptionError
 from onyxc.compiler.ir.graph import Array
 
-Feeds = dict[str, Array]
+Feeds = dict[str, Any]  # arrays by name; lists of arrays for sequences
 Run = Callable[[Feeds], list[Array]]
 
 
 class OnnxRuntime:
     """A model in onnxruntime on the CPU; ``inputs`` and ``outputs`` are the names.
 
-    ``values``: inputs that are always the same (`--input-value`); the calls leave them out.
+    ``values``: inputs that are always the same (`--input-value`); the calls leave them out. ``optimized``: with
+    onnxruntime's own graph optimisations.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
 
     def __init__(
-        self, model: str | Path | onnx.ModelProto, threads: int = 1, values: Mapping[str, Any] | None = None
+        self,
+        model: str | Path | onnx.ModelProto,
+        threads: int = 1,
+        values: Mapping[str, Any] | None = None,
+        *,
+        optimized: bool = True,
     ) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.log_severity_level = 4
+        if not optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
         try:
             self._session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
@@ -111,20 +119,13 @@ class OpenVino:
         return [result[port] for port in self._ports]
 
 
-def random_inputs(specs: Sequence[Any], seed: int = 0) -> Feeds:
-    """Seeded inputs for specs with name, dtype and shape: normal floats, bytes over their range, integers 0 to 9."""
-    rng, made = np.random.default_rng(seed), {}
-    for spec in specs:
-        dtype = np.dtype(spec.dtype)
-        if dtype.kind in "iu":
-            info = np.iinfo(dtype)
-            low, high = (info.min, info.max) if dtype.itemsize == 1 else (0, 9)
-            made[spec.name] = rng.integers(low, high, spec.shape, dtype, endpoint=True)
-        elif dtype.kind == "b":
-            made[spec.name] = rng.integers(0, 2, spec.shape).astype(bool)
-        elif dtype.kind == "c":
-            parts = rng.standard_normal((2, *spec.shape))
-            made[spec.name] = (parts[0] + 1j * parts[1]).astype(dtype)
-        else:
-            made[spec.name] = rng.standard_normal(spec.shape).astype(dtype)
-    return made
+def run_onnxruntime(model: onnx.ModelProto, feeds: Feeds) -> list[Any]:
+    """Outputs by onnxruntime without its own optimisations."""
+    return OnnxRuntime(model, optimized=False)(feeds)
+
+
+def run_reference(model: onnx.ModelProto, feeds: Feeds) -> list[Any]:
+    """Outputs by onnx.reference."""
+    from onnx.reference import ReferenceEvaluator
+
+    return list(ReferenceEvaluator(model).run(None, feeds))

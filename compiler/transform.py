@@ -14,11 +14,13 @@ from typing import Any, ClassVar, overload
 
 import onnx
 
-from onyxc.compiler.errors import OnyxcError, PassError
+from onyxc.compiler.errors import ModelError, OnyxcError, PassError
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.ir.statistics import Statistics, measure
 from onyxc.compiler.ir.verify import verify
 from onyxc.compiler.loader import load, to_model
+
+LONGEST = 40  # characters of an option's value in reports
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,14 @@ class Pass:
         return {f.name: made[f.name] for f in fields(self) if made[f.name] != f.default}
 
     def __str__(self) -> str:
-        options = " ".join(f"{k.replace('_', '-')}={_show(v)}" for k, v in self.options().items())
+        return self._text(_show)
+
+    def label(self) -> str:
+        """The text for people: long values are cut."""
+        return self._text(lambda value: shown if len(shown := _show(value)) <= LONGEST else f"{shown[:LONGEST]}...")
+
+    def _text(self, show: Callable[[Any], str]) -> str:
+        options = " ".join(f"{k.replace('_', '-')}={show(v)}" for k, v in self.options().items())
         return f"{self.name}{{{options}}}" if options else self.name
 
 
@@ -106,10 +115,12 @@ class PassManager:
             try:
                 result = step.run(graph)
                 verify(graph)
+            except ModelError as error:  # it is the user's model that is wrong
+                raise ModelError(f"{error} (found by pass {step.label()})") from error
             except OnyxcError as error:
-                raise PassError(f"pass {step}: {error}{self._history()}") from error
+                raise PassError(f"pass {step.label()}: {error}{self._history()}") from error
             after = measure(graph)
-            self.records.append(Record(str(step), time.perf_counter() - start, dict(result.counts), before, after))
+            self.records.append(Record(step.label(), time.perf_counter() - start, dict(result.counts), before, after))
             before = after
             for observer in self.observers:
                 observer(step, graph)

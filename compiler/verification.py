@@ -11,6 +11,7 @@ import onnx
 from onyxc import passes
 from onyxc.backends.artifact import manifest
 from onyxc.backends.artifact.manifest import Manifest
+from onyxc.backends.runtime.groups import arrays, gathered
 from onyxc.compiler import driver, worker
 from onyxc.compiler.compare import Difference, difference
 from onyxc.compiler.engines import Feeds, OnnxRuntime
@@ -34,9 +35,11 @@ def outputs(model: str, folder: Path, feeds: Sequence[Feeds], execute: Execute) 
     _check_names(model, folder, found, reference)
     quantized = _is_quantized(onnx.load(model, load_external_data=False))
     return [
-        difference(name, wanted, got, quantized)
+        difference(tensor.name, wanted, got, quantized)
         for feed in feeds
-        for name, wanted, got in zip(reference.outputs, reference(feed), execute(folder, feed), strict=True)
+        for tensor, wanted, got in zip(
+            found.outputs, arrays(reference(feed)), arrays(execute(folder, feed)), strict=True
+        )
     ]
 
 
@@ -53,9 +56,10 @@ def every_tensor(
     made = driver.compile(
         model, target=found.target, out=work / "every", every_tensor=True, report=report,
         level=_options(found).get("level", 2), passes=_passes(found), input_values=values,
-        input_shapes={i.name: i.shape for i in found.inputs},
+        input_shapes=gathered(found.takes, {i.name: i.shape for i in found.inputs}),
     )  # fmt: skip
-    got = dict(zip([o.name for o in manifest.read(made.folder).outputs], execute(made.folder, feeds), strict=True))
+    results = arrays(execute(made.folder, feeds))
+    got = dict(zip([o.name for o in manifest.read(made.folder).outputs], results, strict=True))
     proto = onnx.load(model)
     known = {o.name for o in proto.graph.output}
     order = [name for node in proto.graph.node for name in node.output if name in got and name not in known]
@@ -81,8 +85,13 @@ def _passes(found: Manifest) -> list[Pass] | None:
 
 
 def _check_names(model: str, folder: Path, found: Manifest, reference: OnnxRuntime) -> None:
-    ours = [t.name for t in found.inputs], [t.name for t in found.outputs]
-    for side, mine, theirs in zip(("inputs", "outputs"), ours, (reference.inputs, reference.outputs), strict=True):
+    sides = (
+        ("inputs", found.inputs, reference.inputs, found.takes),
+        ("outputs", found.outputs, reference.outputs, found.gives),
+    )
+    for side, tensors, names, groups in sides:
+        parts = {group.name: group.tensors for group in groups}
+        mine, theirs = [t.name for t in tensors], [part for name in names for part in parts.get(name, (name,))]
         if mine != theirs:
             raise OptionError(
                 f"{folder} is not compiled from {model}: its {side} are {', '.join(mine) or 'none'}, "

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from onyxc.compiler.errors import OptionError
 from onyxc.compiler.transform import Pass
+from onyxc.passes.canonical.check_indices import CheckIndices
 from onyxc.passes.canonical.common_subexpressions import CommonSubexpressions
 from onyxc.passes.canonical.dead_code import DeadCode
 from onyxc.passes.canonical.expand_functions import KEEP, ExpandFunctions
@@ -26,14 +27,18 @@ from onyxc.passes.fold.arithmetic import FoldArithmetic
 from onyxc.passes.fold.batch_norm import FoldBatchNorm
 from onyxc.passes.fold.constants import FoldConstants
 from onyxc.passes.fold.pad import FoldPad
+from onyxc.passes.fold.pool_first import PoolFirst
 from onyxc.passes.fold.shapes import FoldShapes
 from onyxc.passes.fuse.activations import FuseActivations
+from onyxc.passes.fuse.attention import FuseAttention
+from onyxc.passes.fuse.chains import FuseChains
 from onyxc.passes.fuse.groups import FuseGroups
 from onyxc.passes.fuse.hoist import HoistElementwise
 from onyxc.passes.fuse.normalizations import FuseNormalizations
 from onyxc.passes.fuse.softmax import FuseSoftmax
 from onyxc.passes.fuse.split_bias import SplitBias
 from onyxc.passes.layout.channels_last import ChannelsLast
+from onyxc.passes.layout.shuffle import SinkShuffle
 from onyxc.passes.quantize.canonical_integer import CanonicalInteger
 from onyxc.passes.quantize.fold_fake_quant import FoldFakeQuant
 from onyxc.passes.registry import make, suggest
@@ -76,7 +81,9 @@ def resolve(keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
         ResolveSequences(),
         FoldConstants(LARGEST),
         InlineIf(),
+        ResolveSequences(),
         DeadCode(),
+        CheckIndices(),
     )
 
 
@@ -87,7 +94,8 @@ def clean() -> tuple[Pass, ...]:
 
 def fold() -> tuple[Pass, ...]:
     """Find operators again that exporters took apart, then fold arithmetic on constants into the weights."""
-    return (FoldArithmetic(), *recognise(), FoldPad(), FoldBatchNorm(), FoldConstants(LARGEST), NoOps(), DeadCode())
+    folds = (FoldArithmetic(), *recognise(), FoldPad(), FoldBatchNorm(), PoolFirst())
+    return (*folds, FoldConstants(LARGEST), NoOps(), DeadCode())
 
 
 def recognise() -> tuple[Pass, ...]:
@@ -155,6 +163,12 @@ def finish(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> 
     if target_kind == "cpu":
         passes += (ChannelsLast(),)
     passes += (NoOps(), FoldConstants(LARGEST), DeadCode())
+    if target_kind == "cpu" and level >= 2:
+        passes += (SinkShuffle(), DeadCode())
     if level >= 1:
-        passes += (HoistElementwise(), NoOps(), CommonSubexpressions(), FuseGroups())
+        passes += (HoistElementwise(), NoOps(), CommonSubexpressions())
+        passes += (FuseAttention(),) if target_kind == "cpu" else ()
+        passes += (FuseGroups(),)
+    if target_kind == "cpu" and level >= 2:
+        passes += (FuseChains(),)
     return passes

@@ -32,11 +32,13 @@ TABLE: dict[str, str] = {
     "inline-if": "onyxc.passes.canonical.inline_if:InlineIf",
     "unroll": "onyxc.passes.canonical.unroll:Unroll",
     "resolve-sequences": "onyxc.passes.canonical.sequences:ResolveSequences",
+    "check-indices": "onyxc.passes.canonical.check_indices:CheckIndices",
     "fold-constants": "onyxc.passes.fold.constants:FoldConstants",
     "fold-shapes": "onyxc.passes.fold.shapes:FoldShapes",
     "fold-arithmetic": "onyxc.passes.fold.arithmetic:FoldArithmetic",
     "fold-batch-norm": "onyxc.passes.fold.batch_norm:FoldBatchNorm",
     "fold-pad": "onyxc.passes.fold.pad:FoldPad",
+    "pool-first": "onyxc.passes.fold.pool_first:PoolFirst",
     "magnitude-pruning": "onyxc.passes.prune.magnitude:MagnitudePruning",
     "nm-pruning": "onyxc.passes.prune.n_m:NMPruning",
     "block-pruning": "onyxc.passes.prune.block:BlockPruning",
@@ -48,8 +50,11 @@ TABLE: dict[str, str] = {
     "fuse-activations": "onyxc.passes.fuse.activations:FuseActivations",
     "hoist-elementwise": "onyxc.passes.fuse.hoist:HoistElementwise",
     "split-bias": "onyxc.passes.fuse.split_bias:SplitBias",
+    "fuse-attention": "onyxc.passes.fuse.attention:FuseAttention",
     "fuse-groups": "onyxc.passes.fuse.groups:FuseGroups",
+    "fuse-chains": "onyxc.passes.fuse.chains:FuseChains",
     "channels-last": "onyxc.passes.layout.channels_last:ChannelsLast",
+    "sink-shuffle": "onyxc.passes.layout.shuffle:SinkShuffle",
 }
 
 

@@ -8,12 +8,12 @@ else moves, so it serves every processor and needs no objcopy for each of them.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onyxc.compiler.errors import BuildError
 
-_SYMTAB, _GLOBAL, _WEAK, _UNDEFINED, _HIDDEN = 2, 1, 2, 0, 2
+_SYMTAB, _GLOBAL, _WEAK, _UNDEFINED, _HIDDEN, _FUNC = 2, 1, 2, 0, 2, 2
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,12 @@ class _Layout:
     symbol_size: int
     info: int  # in a symbol
     section: int
+    value: tuple[int, str]
+    length: tuple[int, str]
 
 
-_32 = _Layout((0x20, "<I"), (0x2E, "<H"), (0x10, "<I"), (0x14, "<I"), (0x18, "<I"), 16, 12, 14)
-_64 = _Layout((0x28, "<Q"), (0x3A, "<H"), (0x18, "<Q"), (0x20, "<Q"), (0x28, "<I"), 24, 4, 6)
+_32 = _Layout((0x20, "<I"), (0x2E, "<H"), (0x10, "<I"), (0x14, "<I"), (0x18, "<I"), 16, 12, 14, (4, "<I"), (8, "<I"))
+_64 = _Layout((0x28, "<Q"), (0x3A, "<H"), (0x18, "<Q"), (0x20, "<Q"), (0x28, "<I"), 24, 4, 6, (8, "<Q"), (16, "<Q"))
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class _File:
         place, form = self.layout.header_size
         size, count = self.read(0, (place, form)), self.read(0, (place + 2, form))
         headers = [start + i * size for i in range(count)]
+        self.headers = headers
         tables = [h for h in headers if self.read(h, (4, "<I")) == _SYMTAB]
         if not tables:
             raise BuildError("the object code has no symbol table")
@@ -66,6 +69,12 @@ class _File:
     def strings(self) -> bytes:
         start, size = self.read(self.names, self.layout.offset), self.read(self.names, self.layout.size)
         return self.data[start : start + size]
+
+    def code(self, symbol: int) -> bytes:
+        """What lies at the symbol."""
+        section = self.headers[self.read(symbol, (self.layout.section, "<H"))]
+        start = self.read(section, self.layout.offset) + self.read(symbol, self.layout.value)
+        return self.data[start : start + self.read(symbol, self.layout.length)]
 
     def symbols(self) -> Iterator[_Symbol]:
         """The global and weak ones."""
@@ -88,7 +97,13 @@ def undefined_symbols(data: bytes) -> list[str]:
     return [s.name for s in _File(data).symbols() if not s.defined]
 
 
-def prefix_symbols(objects: list[bytes], prefix: str) -> list[bytes]:
+def functions(data: bytes) -> dict[str, bytes]:
+    """Machine code of each global function that an object file defines."""
+    file = _File(data)
+    return {s.name: file.code(s.at) for s in file.symbols() if s.defined and data[s.at + file.layout.info] & 15 == _FUNC}
+
+
+def prefix_symbols(objects: Sequence[bytes], prefix: str) -> list[bytes]:
     """``objects`` with ``prefix`` before every global symbol that one of them defines, and before its uses.
 
     The symbols become hidden: a shared library does not export them.

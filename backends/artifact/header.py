@@ -46,6 +46,10 @@ void {p}_destroy({p}_context *context);
 void *{p}_input({p}_context *context, int index);
 const void *{p}_output({p}_context *context, int index);
 
+/* Which target's code runs: the best of those above that the processor has, or the one that the environment variable
+ * ONYXC_LEVEL named when the context was created. */
+const char *{p}_level({p}_context *context);
+
 /* The shape of an output after a run. Where the shape is dynamic, the elements of this shape lie at the start. */
 const int64_t *{p}_output_shape({p}_context *context, int index);
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from onyxc.compiler.errors import ModelError
 
@@ -29,26 +29,56 @@ class Tensor:
 
 
 @dataclass(frozen=True)
+class Group:
+    """What a caller gives or gets by one name: a tensor, a sequence of tensors (name.0, name.1 ...), or nothing."""
+
+    name: str
+    kind: Literal["tensor", "sequence", "nothing"]
+    length: int = 1  # tensors
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """The names of its tensors."""
+        if self.kind == "sequence":
+            return tuple(f"{self.name}.{index}" for index in range(self.length))
+        return (self.name,) if self.kind == "tensor" else ()
+
+
+@dataclass(frozen=True)
+class Level:
+    """One of the targets that the artifact holds code for."""
+
+    target: str
+    kernels: int
+    arena_bytes: int
+    notes: tuple[str, ...] = ()  # kernels that were planned again, or that touch the stack in an inner loop
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Facts about an artifact. File names are relative to its folder; "" where there is no such file."""
 
     name: str
     prefix: str  # of the C functions
-    target: str
+    target: str  # several levels have commas between them, the best first
     arch: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
-    arena_bytes: int
+    arena_bytes: int  # the most that a level needs
     weight_bytes: int
-    kernels: int
+    kernels: int  # of all levels
     library: str  # shared library (.so) or static archive (.a)
     header: str
     weights: str  # file of the weights; "": embedded in the library
     runner: str  # executable that runs the model from files or streams
+    steps: str = ""  # table of the steps of a run (`steps.Step`)
     digest: str = ""  # sha256 of the model that was compiled
     passes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)  # of onyxc, tvm, onnx
     info: dict[str, Any] = field(default_factory=dict)  # other facts of the compiler or backend
+    takes: tuple[Group, ...] = ()  # inputs that are no single tensors
+    gives: tuple[Group, ...] = ()  # all outputs, if some are no single tensors
+    levels: tuple[Level, ...] = ()  # best first
     version: int = VERSION
 
     def write(self, folder: Path) -> None:
@@ -89,8 +119,8 @@ def files(folder: Path) -> set[str]:
     """Names of the files that belong to the artifact in ``folder``; none if it is not one."""
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return {FILE, *(found[key] for key in ("library", "header", "weights", "runner"))}
-    except (OSError, ValueError, KeyError, TypeError):
+        return {FILE, found.get("steps", ""), *(found[key] for key in ("library", "header", "weights", "runner"))}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
 
 
@@ -105,5 +135,8 @@ def _decode(found: dict[str, Any]) -> Manifest:
     values = {key: value for key, value in found.items() if key in known}
     for side in ("inputs", "outputs"):
         values[side] = tuple(Tensor(**{**t, "shape": tuple(map(int, t["shape"]))}) for t in found[side])
+    for side in ("takes", "gives"):
+        values[side] = tuple(Group(**g) for g in found.get(side, ()))
+    values["levels"] = tuple(Level(**{**v, "notes": tuple(v["notes"])}) for v in found.get("levels", ()))
     values["passes"] = tuple(found.get("passes", ()))
     return Manifest(**values)

@@ -1,13 +1,15 @@
 """The C source of an artifact: one translation unit that includes the runtime's C files.
 
     tables     names, shapes, sizes                              `translation_unit`
-    body.h     the six functions between tables and public API   backends/runtime/body.h
+    body.h     what a body gives to the public API              backends/runtime/body.h
     body       what computes them                                `cpu_body`, or another backend's
     api.c      the public functions                              backends/runtime/api.c
+    profile.c  timing by steps, and the machine's limits         backends/runtime/profile.c
 
-A backend whose processor is not the CPU writes its own body: C text that defines ``struct Context`` and the
-functions ``body_create, body_run, body_input, body_output, body_output_shape, body_destroy``. It may use
-``load_weights`` / ``unload_weights`` (weights.c), ``fail`` and ``allocate`` (body.h), the macros ``INPUTS``,
+A backend whose processor is not the CPU writes its own body: C text that defines ``struct Context``, the
+functions ``body_create, body_run, body_input, body_output, body_output_shape, body_destroy, body_timing,
+body_profile``. It may use ``load_weights`` / ``unload_weights`` (weights.c), ``fail`` and ``allocate`` (body.h), the
+macros ``INPUTS``,
 ``OUTPUTS``, ``ARENA_BYTES``, ``WEIGHT_BYTES`` and the tables ``input_tensors``, ``output_tensors``, and it may embed
 further files (`Body.files`, such as cubins, by ``.incbin "name"``). Offsets come from `memory.plan` and
 `weights.collect`, which give the same answers to everybody. Header, manifest, public C functions, the runner and
@@ -19,11 +21,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.manifest import Manifest, Tensor
-from onyxc.backends.artifact.memory import Plan
 from onyxc.backends.artifact.names import comment, string
 from onyxc.backends.artifact.weights import Weights
-from onyxc.backends.program import Buffer, Call, Copy, If, Loop, Program, Step
+from onyxc.backends.program import Buffer, Call, Copy, If, Loop, Step
 
 SERIAL_WORK = 200_000  # operations or bytes written; below, waking threads costs more than it gains
 
@@ -37,7 +39,7 @@ class Body:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def translation_unit(manifest: Manifest, body: Body, *, features: Sequence[str], weights_digest: str) -> str:
+def translation_unit(manifest: Manifest, body: Body, *, weights_digest: str) -> str:
     """The whole C text of an artifact."""
     lines = [
         f"/* {comment(manifest.name)} for {manifest.target}; weights {weights_digest} */",
@@ -49,16 +51,17 @@ def translation_unit(manifest: Manifest, body: Body, *, features: Sequence[str],
         f"#define OUTPUTS {len(manifest.outputs)}",
         f"#define ARENA_BYTES {manifest.arena_bytes}",
         f"#define WEIGHT_BYTES {manifest.weight_bytes}",
-        f"#define REQUIRED_FEATURES {''.join(f'{string(f)}, ' for f in features)}",
         *([f"#define WEIGHTS_FILE {string(manifest.weights)}"] if manifest.weights else []),
         f'#include "{manifest.header}"',
+        '#include "profile.h"',
         '#include "body.h"',
-        '#include "features.c"',
         '#include "weights.c"',
         *_tensor_table("input", manifest.inputs),
         *_tensor_table("output", manifest.outputs),
         body.source,
         '#include "api.c"',
+        '#include "peak.c"',
+        '#include "profile.c"',
     ]
     if manifest.weight_bytes and not manifest.weights:
         lines.append(_embedded(f"{manifest.prefix}_weights"))
@@ -88,46 +91,74 @@ __asm__(".pushsection .rodata.weights,\\"a\\",%progbits\\n"
         ".popsection\\n");"""
 
 
-def cpu_body(program: Program, plan: Plan, weights: Weights, prefix: str) -> Body:
-    """The entry function of ``program``; ``prefix`` is what stands before the kernels' symbols."""
-    writer = _Writer(plan, weights, prefix)
-    writer.steps(program.steps, 1)
-    counts = [program.counts.get(b.name) for b in program.outputs]
-    tables = (
-        ("int64_t", "input_places", [writer.place(b) for b in program.inputs]),
-        ("int64_t", "output_places", [writer.place(b) for b in program.outputs]),
-        ("int64_t", "count_places", [writer.place(b) if b else 0 for b in counts]),
-        ("char", "has_count", [int(b is not None) for b in counts]),
-    )
+def cpu_body(levels: Sequence[Level], weights: Weights, prefix: str) -> Body:
+    """The entry functions of ``levels``, best first; ``prefix`` is what stands before the kernels' symbols."""
+    program = levels[0].program
+    has_count = ", ".join(str(int(b.name in program.counts)) for b in program.outputs)
     lines = [
-        f"#define SCRATCH_BYTES {plan.scratch_bytes}",
+        f"#define SCRATCH_BYTES {max(level.plan.scratch_bytes for level in levels)}",
         '#include "pool.c"',
+        '#include "clock.h"',
+        '#include "features.c"',
+        '#include "levels.c"',
         "#define I64(address) (*(int64_t *)(address))",
         "#define TRUE(address) (*(uint8_t *)(address) != 0)",
-        *(f"static const {kind} {name}[] = {{{', '.join(map(str, v or [0]))}}};" for kind, name, v in tables),
+        f"static const char has_count[] = {{{has_count or 0}}};",
+    ]
+    rows = []
+    for level in levels:
+        text, row = _level(level, weights, prefix)
+        lines += text
+        rows.append(row)
+    lines += ["static const Level levels[] = {", *rows, "};", '#include "cpu.c"']
+    return Body("\n".join(lines), max(level.plan.arena_bytes for level in levels))
+
+
+def _level(level: Level, weights: Weights, prefix: str) -> tuple[list[str], str]:
+    """The functions and tables of one level, and its row in the table of levels."""
+    program, plan, name = level.program, level.plan, level.identifier
+    writer = _Writer(level, weights, f"{prefix}{name}__")
+    writer.steps(program.steps, 1)
+    counts = [program.counts.get(b.name) for b in program.outputs]
+    places = {
+        "input": [writer.place(b) for b in program.inputs],
+        "output": [writer.place(b) for b in program.outputs],
+        "count": [writer.place(b) if b else 0 for b in counts],
+    }
+    parameters = "Pool *pool, char *A, char *W, char *S"
+    lines = [
+        f"/* {comment(level.target.name)} */",
+        *(f"static const int64_t {kind}_{name}[] = {{{', '.join(map(str, v or [0]))}}};" for kind, v in places.items()),
+        f"static const char *const features_{name}[] = {{{''.join(f'{string(f)}, ' for f in level.target.features)}NULL}};",
         "#pragma GCC visibility push(hidden)",
         *writer.prototypes.values(),
         "#pragma GCC visibility pop",
         *writer.tasks,
         "",
         "/* A: arena, W: weights, S: scratch of this thread */",
-        "static void entry(Pool *pool, char *A, char *W, char *S) {",
-        "    (void)pool, (void)A, (void)W, (void)S;",
+        f"static ALWAYS_INLINE void steps_{name}({parameters}, Clock *clock) {{",
+        "    (void)pool, (void)A, (void)W, (void)S, (void)clock;",
         *writer.lines,
         "}",
-        '#include "cpu.c"',
+        f"static void entry_{name}({parameters}) {{ steps_{name}(pool, A, W, S, NULL); }}",
+        f"static void profiled_{name}({parameters}, Clock *clock) {{ steps_{name}(pool, A, W, S, clock); }}",
     ]
-    return Body("\n".join(lines), plan.arena_bytes)
+    row = (
+        f"    {{{string(level.target.name)}, features_{name}, {plan.arena_bytes}, {writer.timed}, entry_{name}, "
+        f"profiled_{name}, {', '.join(f'{kind}_{name}' for kind in places)}}},"
+    )
+    return lines, row
 
 
 class _Writer:
     """Writes steps as C statements, and a task function for each call that threads share."""
 
-    def __init__(self, plan: Plan, weights: Weights, prefix: str):
-        self.plan, self.weights, self.prefix = plan, weights, prefix
+    def __init__(self, level: Level, weights: Weights, prefix: str):
+        self.plan, self.weights, self.prefix, self.level = level.plan, weights, prefix, level.identifier
         self.prototypes: dict[str, str] = {}
         self.tasks: list[str] = []
         self.lines: list[str] = []
+        self.timed = 0  # steps that tick, numbered as `artifact.steps` lists them
 
     def place(self, buffer: Buffer) -> int:
         """Arena offset, or the complement of an offset into the weights (as cpu.c reads it)."""
@@ -149,7 +180,7 @@ class _Writer:
                 case Copy():
                     if step.source.nbytes:
                         copied = f"memmove({self.address(step.target)}, {self.address(step.source)}"
-                        self.put(depth, f"{copied}, {step.source.nbytes});")
+                        self.put(depth, f"{copied}, {step.source.nbytes}); {self.tick()}")
                 case If():
                     self.put(depth, f"if (TRUE({self.address(step.condition)})) {{")
                     self.steps(step.then, depth + 1)
@@ -163,6 +194,10 @@ class _Writer:
     def put(self, depth: int, text: str) -> None:
         self.lines.append("    " * depth + text)
 
+    def tick(self) -> str:
+        self.timed += 1
+        return f"tick(clock, {self.timed - 1});"
+
     def call(self, call: Call, depth: int) -> None:
         kernel = call.kernel
         symbol = self.prefix + kernel.name
@@ -170,12 +205,12 @@ class _Writer:
         self.prototypes.setdefault(symbol, f"extern void {symbol}({parameters});")
         arguments = "".join(f"{self.address(b)}, " for b in call.args)
         if kernel.tasks == 1 or not _worth_threads(call):
-            self.put(depth, f"{symbol}({arguments}0, {kernel.tasks});")
+            self.put(depth, f"{symbol}({arguments}0, {kernel.tasks}); {self.tick()}")
             return
-        task = f"task_{len(self.tasks)}"
+        task = f"task_{self.level}_{len(self.tasks)}"
         head = f"static void {task}(char *A, char *W, char *S, int32_t begin, int32_t end)"
         self.tasks.append(f"{head} {{ (void)A, (void)W, (void)S; {symbol}({arguments}begin, end); }}")
-        self.put(depth, f"parallel(pool, {task}, {kernel.tasks}); /* {kernel.name} */")
+        self.put(depth, f"parallel(pool, {task}, {kernel.tasks}); {self.tick()} /* {kernel.name} */")
 
     def loop(self, loop: Loop, depth: int) -> None:
         trip = f"I64({self.address(loop.trip)})" if loop.trip else "INT64_MAX"

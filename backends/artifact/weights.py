@@ -1,4 +1,4 @@
-"""The constants of a program as one block of bytes: 64-byte aligned, in order of first use, equal ones kept once.
+"""The constants of programs as one block of bytes: 64-byte aligned, in order of first use, equal ones kept once.
 
 The block lies in the library ("embedded") or in a file of the artifact that the library maps ("beside").
 """
@@ -47,13 +47,13 @@ class Weights:
         return digest.hexdigest()
 
 
-def collect(program: Program) -> Weights:
-    """Lay out the constants that ``program`` uses."""
+def collect(*programs: Program) -> Weights:
+    """Lay out the constants that ``programs`` use, those of the first at the start."""
     offsets: dict[Buffer, int] = {}
     contents: list[tuple[int, Buffer]] = []
     known: dict[tuple[int, bytes], int] = {}
     end = 0
-    for root in _constants(program):
+    for root in (root for program in programs for root in _constants(program)):
         data = _data(root)
         if data.nbytes != root.nbytes:
             raise BuildError(f"constant {root.name!r} has {data.nbytes} bytes of data instead of {root.nbytes}")

@@ -1,6 +1,7 @@
 """Writing an artifact: a folder that holds a compiled model and all that is needed to run it.
 
     manifest.json   what it is (`manifest.Manifest`)
+    steps.json      table of the steps of a run (`steps.Step`)
     lib<name>.so    shared library, or lib<name>.a, a static archive
     <name>.h        C header
     weights.bin     only if the weights lie beside the library
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,23 +23,22 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from onyxc.backends.artifact import elf, link, manifest, memory, source
+from onyxc.backends.artifact import elf, link, manifest, source, steps
 from onyxc.backends.artifact import weights as weights_
+from onyxc.backends.artifact.describe import describe
 from onyxc.backends.artifact.header import RUNTIME, header
+from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.manifest import Manifest, Tensor
 from onyxc.backends.artifact.names import identifier
 from onyxc.backends.artifact.source import Body
-from onyxc.backends.program import Buffer, Program
-from onyxc.backends.target import Target
+from onyxc.backends.program import Buffer
 from onyxc.compiler.errors import BuildError, OptionError, UnsupportedError
 
 _PACKAGES = {"onyxc": "onyxc", "tvm": "apache-tvm", "onnx": "onnx"}
 
 
 def write(
-    program: Program,
-    objects: list[bytes],
-    target: Target,
+    levels: Sequence[Level],
     out: Path,
     *,
     library: Literal["shared", "static"] = "shared",
@@ -48,11 +48,12 @@ def write(
     compiler: str = "",
     runner: bool = True,
 ) -> Manifest:
-    """Write ``program`` with its kernels' object code as an artifact to the folder ``out``.
+    """Write one model as an artifact to the folder ``out``: for one target, or for several, the best first.
 
-    ``info`` (over ``program.info``): ``digest`` and ``passes`` fill the manifest's fields, ``versions`` adds to its
-    versions, everything else is kept as it is and must be JSON. ``body`` computes in place of the CPU's entry
-    function (see `source`); ``compiler`` names a C compiler (see `link`). ``runner``: also build the program ``run``.
+    The programs of all ``levels`` have the same inputs and outputs. ``info`` (over ``program.info``): ``digest``,
+    ``passes`` and ``takes`` fill the manifest's fields, ``versions`` adds to its versions, everything else is kept as
+    it is and must be JSON. ``body`` computes in place of the CPU's entry function (see `source`); ``compiler`` names a
+    C compiler (see `link`). ``runner``: also build the program ``run``.
 
     Raises:
         OptionError: ``out`` exists and is not an artifact, or an option has an unknown value.
@@ -63,36 +64,44 @@ def write(
     _check_choice("weights", weights, ("embedded", "beside"))
     out = Path(os.path.realpath(out))
     check_replaceable(out)
+    program, target = levels[0].program, levels[0].target
     toolchain = link.find(target, compiler)
-    constants = weights_.collect(program)
+    constants = weights_.collect(*(level.program for level in levels))
     prefix = identifier(program.name)
+    objects: list[bytes] = []
     if body is None:
-        _check_symbols(program, objects)
-        objects = elf.prefix_symbols(objects, f"{prefix}__")
-        body = source.cpu_body(program, memory.plan(program), constants, f"{prefix}__")
+        for level in levels:
+            _check_symbols(level)
+            objects += elf.prefix_symbols(level.objects, f"{prefix}__{level.identifier}__")
+        body = source.cpu_body(levels, constants, f"{prefix}__")
     facts = {**program.info, **(info or {})}
     beside = bool(constants.nbytes) and (weights == "beside" or constants.nbytes > weights_.EMBED_LIMIT)
     made = Manifest(
         name=program.name,
         prefix=prefix,
-        target=target.name,
+        target=",".join(level.target.name for level in levels),
         arch=link.host_arch(target),
         inputs=tuple(_tensor(b, dynamic=False) for b in program.inputs),
         outputs=tuple(_tensor(b, dynamic=b.name in program.counts) for b in program.outputs),
         arena_bytes=body.arena_bytes,
         weight_bytes=constants.nbytes,
-        kernels=len(program.kernels()),
+        kernels=sum(len(level.program.kernels()) for level in levels),
+        levels=tuple(_facts(level, body) for level in levels),
         library=f"lib{prefix}.{'so' if library == 'shared' else 'a'}",
         header=f"{prefix}.h",
         weights=weights_.FILE if beside else "",
         runner="run" if runner else "",
+        steps=steps.FILE,
         digest=str(facts.pop("digest", "")),
         passes=tuple(map(str, facts.pop("passes", ()))),
         versions={**_versions(), **facts.pop("versions", {})},
+        takes=tuple(facts.pop("takes", ())),
+        gives=tuple(program.gives),
         info=facts,
     )
     with _replacing(out) as temporary:
-        _Build(made, toolchain, temporary, body).run(constants, objects, target)
+        _Build(made, toolchain, temporary, body).run(constants, objects)
+        steps.write(temporary, {level.target.name: describe(level.program) for level in levels})
     return made
 
 
@@ -107,7 +116,7 @@ class _Build:
     def work(self) -> Path:
         return self.folder / "build"
 
-    def run(self, constants: weights_.Weights, objects: list[bytes], target: Target) -> None:
+    def run(self, constants: weights_.Weights, objects: Sequence[bytes]) -> None:
         self.work.mkdir()
         for path in (*RUNTIME.glob("*.c"), *RUNTIME.glob("*.h")):
             shutil.copy(path, self.work)
@@ -115,11 +124,12 @@ class _Build:
             (self.work / name).write_bytes(data)
         with (self.work / weights_.FILE).open("wb") as file:
             digest = constants.write(file)
-        text = source.translation_unit(self.manifest, self.body, features=target.features, weights_digest=digest)
+        text = source.translation_unit(self.manifest, self.body, weights_digest=digest)
         (self.work / "model.c").write_text(text)
         (self.work / self.manifest.header).write_text(header(self.manifest))
-        runner = f'#include "{self.manifest.header}"\n#define TABLE {self.manifest.prefix}_table\n#include "main.c"\n'
-        (self.work / "run.c").write_text(runner)
+        prefix = self.manifest.prefix
+        macros = f"#define TABLE {prefix}_table\n#define PROFILE {prefix}_profile\n"
+        (self.work / "run.c").write_text(f'#include "{self.manifest.header}"\n{macros}#include "main.c"\n')
         names = [f"kernels{i}.o" for i in range(len(objects))]
         for name, data in zip(names, objects, strict=True):
             (self.work / name).write_bytes(data)
@@ -167,9 +177,15 @@ def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
         raise OptionError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
 
 
-def _check_symbols(program: Program, objects: list[bytes]) -> None:
-    defined = {name for data in objects for name in elf.defined_symbols(data)}
-    missing = [k.name for k in program.kernels() if k.name not in defined]
+def _facts(level: Level, body: Body) -> manifest.Level:
+    is_cpu = level.target.kind == "cpu"
+    arena = level.plan.arena_bytes if is_cpu else body.arena_bytes
+    return manifest.Level(level.target.name, len(level.program.kernels()), arena, tuple(level.notes))
+
+
+def _check_symbols(level: Level) -> None:
+    defined = {name for data in level.objects for name in elf.defined_symbols(data)}
+    missing = [k.name for k in level.program.kernels() if k.name not in defined]
     if missing:
         raise BuildError(f"no object code defines the kernel {missing[0]!r} ({len(missing)} are missing)")
 

@@ -19,6 +19,8 @@ _STREAM = ((1 / 2, 64.0), (1 / 2, 32.0))  # share of L1, L2 that a panel may fil
 _FAR = 20.0  # bytes a cycle from L3
 _PAGE = 4096  # lines so far apart fall into one set of L1, which has at least eight ways
 _SET_PIXELS = 6
+_SMALL = 9  # about as many accumulators as hide the latency
+_PAIR = 1.12  # a whole vector and half a one share a broadcast badly
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ class Tiles:
 
 
 def tail_lanes(channels: int, lanes: int) -> int:
-    """Width of the last vector when ``channels`` (1..lanes) are left: the next power of two, not below four."""
-    width = lanes
-    while width > 4 and width // 2 >= channels:
-        width //= 2
-    return width
+    """Width of the last vector when ``channels`` (1..lanes) are left: all of it or half, which has four lanes at least.
+
+    A quarter computes no faster, and its weights lie across cache lines.
+    """
+    half = lanes // 2
+    return half if half >= 4 and channels <= half else lanes
 
 
 def split_panels(channels: int, lanes: int, blocks: int) -> tuple[Panel, ...]:
@@ -89,6 +92,8 @@ def register_tiles(target: Target) -> Iterator[tuple[int, int]]:
     spare, vector = (4, 1) if target.arch != "x86_64" else (1, 0) if "fma" in target.features else (5, 0)
     for blocks in range(1, 15):
         limit = min(target.registers, 31 if blocks <= 2 else 30)
+        if blocks == 1 and target.registers == 16:
+            limit = 12  # broadcasts of two steps
         for pixels in range(1, 15):
             if blocks * pixels + blocks + vector * pixels + spare <= limit:
                 yield blocks, pixels
@@ -99,16 +104,27 @@ def step_cycles(blocks: int, pixels: int, panel_bytes: float, depth: int, target
     products = blocks * pixels
     caches = zip((target.l1, target.l2), _STREAM, strict=True)
     rate = next((speed for size, (share, speed) in caches if panel_bytes <= size * share), _FAR)
-    issue = max(products / 2, (blocks + pixels) / 2, _LATENCY)
+    loads = blocks + pixels
+    fused = target.vector_bytes == 64 or target.arch != "x86_64"  # a broadcast is a part of the product's instruction
+    issue = max(products / 2, loads / 2, _LATENCY, 0 if fused else (products + loads) / 4)
     return max(issue, panel_bytes / depth / rate) + 0.04 * (blocks + pixels) + products / depth
 
 
 def choose_blocks(
-    channels: int, pixels: int, depth: int, pixel_bytes: int, lanes: int, itemsize: int, target: Target
+    channels: int,
+    pixels: int,
+    depth: int,
+    pixel_bytes: int,
+    lanes: int,
+    itemsize: int,
+    target: Target,
+    straight: bool = False,
 ) -> tuple[int, int]:
     """The (blocks, pixels) tile that needs the fewest modelled cycles for a row of ``pixels``.
 
-    ``depth``: steps of the sum; ``pixel_bytes`` between inputs of neighbours; ``itemsize``: bytes of a packed weight.
+    ``depth``: steps of the sum; ``pixel_bytes`` between inputs of neighbours; ``itemsize``: bytes of a packed weight;
+    ``straight``: steps are few enough that LLVM makes straight code of them and keeps their inputs in registers, for
+    which a small tile leaves room.
     """
 
     def cost(tile: tuple[int, int]) -> float:
@@ -119,12 +135,17 @@ def choose_blocks(
         for panel in split_panels(channels, lanes, blocks):
             size = panel.width * depth * itemsize
             vectors = len(panel.lanes)
+            pair = target.vector_bytes == 64 and vectors == len(set(panel.lanes)) == 2
+            times = panel.count * (_PAIR if pair else 1)
             for count, m in ((wide, each + 1), (tiles - wide, each)):
-                total += panel.count * count * step_cycles(vectors, m, size, depth, target)
+                total += times * count * step_cycles(vectors, m, size, depth, target)
         return total
 
-    most = pixels if pixel_bytes % _PAGE or not pixel_bytes else _SET_PIXELS
-    return min((tile for tile in register_tiles(target) if tile[1] <= most), key=cost)
+    longest = pixels if pixel_bytes % _PAGE or not pixel_bytes else _SET_PIXELS
+    tiles = [tile for tile in register_tiles(target) if tile[1] <= longest]
+    if straight:
+        tiles = [tile for tile in tiles if tile[0] * tile[1] <= _SMALL and tile[1] <= target.registers // 4]
+    return min(tiles, key=cost)
 
 
 def split_evenly(total: int, limit: int) -> list[int]:

@@ -17,7 +17,7 @@ from tvm.tirx.script import builder as T
 from onyxc.backends.cpu.blocking import Panel, Taps, Tiles
 from onyxc.backends.cpu.convolution_plan import ConvPlan, pack, plan
 from onyxc.backends.cpu.epilogue import Epilogue
-from onyxc.backends.cpu.loops import each_panel, each_run, each_tile, valid_rows
+from onyxc.backends.cpu.loops import each_panel, each_run, each_tile, turns, valid_rows
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides, matmul_shape, planar_strides
 from onyxc.backends.cpu.tile import Tile
 from onyxc.backends.cpu.vectors import Expr, Signature, cast, dense, function, prefetch, span, strided
@@ -31,7 +31,7 @@ _LINE = 64  # bytes
 
 
 @dataclass
-class _Kernel:
+class State:
     """The buffers of the kernel that is being written."""
 
     plan: ConvPlan
@@ -41,11 +41,15 @@ class _Kernel:
     weights: Expr  # flat
     y: Expr
     operands: list[Expr]
+    order: Expr | None = None  # the input channel to read for each
 
 
 @dataclass
-class _Place:
-    """Where a tile lies: group, first channel and first weight of its panel, image and row, valid kernel rows."""
+class Place:
+    """Where a tile lies: group, first channel and first weight of its panel, image and row, valid kernel rows.
+
+    ``into``: the row of y that it is written to, if that is not ``row``.
+    """
 
     panel: Panel
     group: Expr
@@ -55,21 +59,27 @@ class _Place:
     row: Expr
     rows: tuple[Expr, Expr]
     turn: Expr | None = None  # counts rows or tiles, where the next panel's weights are to be prefetched
+    into: Expr | None = None
 
 
 def emit(name: str, plan: ConvPlan, epilogue: Epilogue, target: Target) -> Kernel:
-    """The kernel ``name(x, packed weights, operands..., y, begin, end)`` of ``plan``."""
+    """The kernel ``name(x, packed weights, [order], operands..., y, begin, end)`` of ``plan``.
+
+    ``order`` int32 [in_channels]: which channel of x to read for each, where the shape says ``shuffle``.
+    """
     shape = plan.shape
     sizes = (shape.batch, *shape.out_size, shape.out_channels)
     parameters = [
         ("x", shape.x_dtype),
         ("w", shape.packed_dtype),
+        *([("order", "int32")] if shape.shuffle else []),
         *epilogue.parameters(),
         ("y", epilogue.y_dtype),
     ]
     with function(name, parameters) as made:
         x, w, *operands, y = made.pointers
-        state = _Kernel(
+        order = dense(operands.pop(0), "int32", (shape.in_channels,)) if shape.shuffle else None
+        state = State(
             plan,
             epilogue,
             target,
@@ -77,12 +87,13 @@ def emit(name: str, plan: ConvPlan, epilogue: Epilogue, target: Target) -> Kerne
             dense(w, shape.packed_dtype, (plan.packed_size,)),
             strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
             epilogue.views(operands, sizes, plan.operands),
+            order,
         )
         _emit_panels(state, made)
     return made.kernel(plan.tasks, shape.work, target)
 
 
-def _emit_panels(state: _Kernel, made: Signature) -> None:
+def _emit_panels(state: State, made: Signature) -> None:
     """All tasks, one class of panels after the other: tasks count panel by panel, rows inside."""
     plan, shape = state.plan, state.plan.shape
     counts = [shape.group * panel.count for panel in plan.panels]
@@ -94,18 +105,18 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
         inside = number - group * panel.count
         channel = T.bind(group * shape.group_out + panel.start + inside * panel.channels)
         weight = T.bind(bases[kind] + number * sizes[kind])
-        place = _Place(panel, group, channel, weight, 0, 0, (0, shape.kernel[0]))
+        place = Place(panel, group, channel, weight, 0, 0, (0, shape.kernel[0]))
         (_emit_flat if plan.flat else _emit_rows)(state, place, start, stop)
 
 
-def _emit_flat(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
+def _emit_flat(state: State, place: Place, start: Expr, stop: Expr) -> None:
     """Tiles ``start`` to ``stop`` of the only row."""
     for run, pixel in each_tile(state.plan.tiles, start, stop):
         place.turn = T.truncdiv(pixel, run.width) if state.plan.ahead else None
         _emit_tile(state, place, run, pixel)
 
 
-def _emit_rows(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
+def _emit_rows(state: State, place: Place, start: Expr, stop: Expr) -> None:
     """Rows ``start`` to ``stop``, counted through all images, each with all its tiles."""
     shape = state.plan.shape
     height = shape.out_size[0]
@@ -118,19 +129,35 @@ def _emit_rows(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
             _emit_tile(state, place, run, pixel)
 
 
-def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+def emit_row(state: State, image: Expr, row: Expr, into: Expr) -> None:
+    """All channels of an output row, written to row ``into`` of y; for plans of one group."""
+    plan, base = state.plan, 0
+    rows = valid_rows(plan.shape, row)
+    for panel in plan.panels:
+        size = panel.width * plan.depth
+        for number in turns(0, panel.count):
+            channel, weight = panel.start + number * panel.channels, base + number * size
+            place = Place(panel, 0, channel, weight, image, row, rows, into=into)
+            for run, pixel in each_run(plan.tiles):
+                _emit_tile(state, place, run, pixel)
+        base += panel.count * size
+
+
+def _emit_tile(state: State, place: Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
     plan = state.plan
     tile = Tile(place.panel.lanes, run.width, plan.shape.acc_dtype)
     for taps in run.taps:
-        with T.serial(*place.rows) as ky, T.serial(taps.begin, taps.end) as kx:
-            _emit_taps(state, place, tile, taps, pixel, ky, kx)
+        for ky in turns(*place.rows):
+            for kx in turns(taps.begin, taps.end):
+                _emit_taps(state, place, tile, taps, pixel, ky, kx)
     for m, offset, value in tile.vectors():
-        index = (place.image, place.row, pixel + m, place.channel + offset)
+        row = place.row if place.into is None else place.into
+        index = (place.image, row, pixel + m, place.channel + offset)
         state.epilogue.write(state.y, value, index, place.panel.channels - offset, state.operands)
 
 
-def _emit_taps(state: _Kernel, place: _Place, tile: Tile, taps: Taps, pixel: Expr, ky: Expr, kx: Expr) -> None:
+def _emit_taps(state: State, place: Place, tile: Tile, taps: Taps, pixel: Expr, ky: Expr, kx: Expr) -> None:
     """The sum over input channels for one kernel position."""
     plan, shape = state.plan, state.plan.shape
     row = place.row * shape.strides[0] - shape.pads[0] + ky * shape.dilations[0]
@@ -138,7 +165,7 @@ def _emit_taps(state: _Kernel, place: _Place, tile: Tile, taps: Taps, pixel: Exp
     width = place.panel.width
     tap = T.bind(place.weight + (ky * shape.kernel[1] + kx) * (shape.group_in * width))
     starts = list(accumulate(tile.lanes, initial=0))
-    with T.serial(0, shape.group_in // plan.unroll) as turn:
+    for turn in turns(0, shape.group_in // plan.unroll):
         for u in range(plan.unroll):
             channel = turn * plan.unroll + u
             weights = [
@@ -146,13 +173,12 @@ def _emit_taps(state: _Kernel, place: _Place, tile: Tile, taps: Taps, pixel: Exp
                 for start, lanes in zip(starts, tile.lanes, strict=False)
             ]
 
-            def load(m: int, channel: Expr = channel) -> Expr:
-                source = (
-                    place.image,
-                    row,
-                    column + m * shape.strides[1],
-                    place.group * shape.group_in + channel,
-                )
+            source_channel = place.group * shape.group_in + channel
+            if state.order is not None:
+                source_channel = T.bind(state.order[source_channel])
+
+            def load(m: int, channel: Expr = source_channel) -> Expr:
+                source = (place.image, row, column + m * shape.strides[1], channel)
                 value = cast(state.x[source], shape.acc_dtype)
                 return value - shape.x_zero_point if shape.x_zero_point else value
 
@@ -161,7 +187,7 @@ def _emit_taps(state: _Kernel, place: _Place, tile: Tile, taps: Taps, pixel: Exp
             tile.step(weights, taps.pixels, load)
 
 
-def _emit_prefetch(state: _Kernel, place: _Place, weight: Expr) -> None:
+def _emit_prefetch(state: State, place: Place, weight: Expr) -> None:
     """Ask for weights that are used later: all of a step where each is used once, else one line a turn."""
     plan = state.plan
     line = _LINE // itemsize(plan.shape.packed_dtype)

@@ -19,6 +19,7 @@ from onyxc.compiler.ir.types import itemsize
 _COLD = 1 / 4  # share of L2 from which on weights are expected to come from memory at each inference
 _STREAM_AHEAD = 4096  # bytes, where every weight is used once
 _FROM_MEMORY = 16 << 20  # such weights do not stay in L3 (prefetching from there costs a fifth)
+_FEW_CHANNELS = 3  # up to so many, LLVM makes straight code of a kernel row
 _FEW_ROWS = 64  # with more, the way from memory is a small part of a panel's time
 
 
@@ -71,7 +72,8 @@ def plan(shape: ConvShape, target: Target, operands: tuple[Strides, ...] = ()) -
     width = shape.out_size[1]
     step = shape.x_strides[2] * shape.strides[1] * itemsize(shape.x_dtype)
     size = itemsize(shape.packed_dtype)
-    blocks, pixels = choose_blocks(shape.group_out, width, depth, step, lanes, size, target)
+    straight = target.arch == "x86_64" and shape.group_in <= _FEW_CHANNELS and shape.kernel[1] > 1
+    blocks, pixels = choose_blocks(shape.group_out, width, depth, step, lanes, size, target, straight)
     panels = split_panels(shape.group_out, lanes, blocks)
     flat = shape.is_pointwise and shape.batch == shape.out_size[0] == 1
     tiles = row_tiles(shape, pixels)
@@ -81,11 +83,13 @@ def plan(shape: ConvShape, target: Target, operands: tuple[Strides, ...] = ()) -
         ahead = _STREAM_AHEAD // size if width == 1 and weights > _FROM_MEMORY else 0
     elif rows <= _FEW_ROWS and weights > target.l2 * _COLD:
         ahead = panels[0].width * depth
-    return ConvPlan(shape, turned, operands, panels, tiles, flat, _unroll(shape, target), ahead)
+    return ConvPlan(shape, turned, operands, panels, tiles, flat, _unroll(shape, panels, target), ahead)
 
 
-def _unroll(shape: ConvShape, target: Target) -> int:
-    """Input channels of one loop turn."""
+def _unroll(shape: ConvShape, panels: tuple[Panel, ...], target: Target) -> int:
+    """Input channels of one loop turn; one where vectors of two widths would make LLVM spill them."""
+    if any(len(set(p.lanes)) > 1 for p in panels) and target.arch == "x86_64":
+        return 1
     if target.arch != "x86_64" and target.registers > 16:
         return next(u for u in (4, 3, 2, 1) if shape.group_in % u == 0)
     return shape.group_in if shape.group_in <= 3 else next(u for u in (2, 1) if shape.group_in % u == 0)

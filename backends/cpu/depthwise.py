@@ -18,7 +18,7 @@ from tvm.tirx.script import builder as T
 from onyxc.backends.cpu.blocking import Panel, Tiles
 from onyxc.backends.cpu.depthwise_plan import DepthwisePlan, fits, pack, plan
 from onyxc.backends.cpu.epilogue import Epilogue
-from onyxc.backends.cpu.loops import each_panel, each_run, valid_rows
+from onyxc.backends.cpu.loops import each_panel, each_run, turns, valid_rows
 from onyxc.backends.cpu.tile import Tile
 from onyxc.backends.cpu.vectors import Expr, cast, constant, dense, function, span, strided
 from onyxc.backends.program import Kernel
@@ -28,7 +28,7 @@ __all__ = ["DepthwisePlan", "emit", "fits", "pack", "plan"]
 
 
 @dataclass
-class _Kernel:
+class State:
     """The buffers of the kernel that is being written."""
 
     plan: DepthwisePlan
@@ -40,8 +40,8 @@ class _Kernel:
 
 
 @dataclass
-class _Place:
-    """Where a row lies: its panel of channels, its weights, image and row, valid kernel rows."""
+class Place:
+    """Where a row lies: its panel of channels, its weights, image and row, valid kernel rows, and the row of y."""
 
     panel: Panel
     channel: Expr
@@ -49,6 +49,7 @@ class _Place:
     image: Expr
     row: Expr
     rows: tuple[Expr, Expr]
+    into: Expr
 
 
 def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> Kernel:
@@ -58,7 +59,7 @@ def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> 
     parameters = [("x", shape.x_dtype), ("w", shape.packed_dtype), *epilogue.parameters(), ("y", epilogue.y_dtype)]
     with function(name, parameters) as made:
         x, w, *operands, y = made.pointers
-        state = _Kernel(
+        state = State(
             plan,
             epilogue,
             strided(x, shape.x_dtype, (shape.batch, *shape.in_size, shape.in_channels), shape.x_strides),
@@ -75,23 +76,37 @@ def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> 
             base = panel.start * plan.taps  # all panels before the last class are full
             with T.serial(start, stop) as row:
                 weight = base + inside * (plan.taps * panel.width)
-                place = _Place(panel, channel, weight, image, row, valid_rows(shape, row))
+                place = Place(panel, channel, weight, image, row, valid_rows(shape, row), row)
                 for run, pixel in each_run(plan.tiles):
                     _emit_tile(state, place, run, pixel)
     return made.kernel(plan.tasks, shape.work, target)
 
 
-def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+def emit_row(state: State, image: Expr, row: Expr, into: Expr) -> None:
+    """All channels of an output row, written to row ``into`` of y."""
+    plan, base = state.plan, 0
+    rows = valid_rows(plan.shape, row)
+    for panel in plan.panels:
+        size = plan.taps * panel.width
+        for number in turns(0, panel.count):
+            channel, weight = panel.start + number * panel.channels, base + number * size
+            place = Place(panel, channel, weight, image, row, rows, into)
+            for run, pixel in each_run(plan.tiles):
+                _emit_tile(state, place, run, pixel)
+        base += panel.count * size
+
+
+def _emit_tile(state: State, place: Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
     tile = Tile(place.panel.lanes, run.width, state.plan.shape.acc_dtype)
-    with T.serial(*place.rows) as ky:
+    for ky in turns(*place.rows):
         _emit_kernel_row(state, place, tile, run, pixel, ky)
     for m, offset, value in tile.vectors():
-        index = (place.image, place.row, pixel + m, place.channel + offset)
+        index = (place.image, place.into, pixel + m, place.channel + offset)
         state.epilogue.write(state.y, value, index, place.panel.channels - offset, state.operands)
 
 
-def _emit_kernel_row(state: _Kernel, place: _Place, tile: Tile, run: Tiles, pixel: Expr, ky: Expr) -> None:
+def _emit_kernel_row(state: State, place: Place, tile: Tile, run: Tiles, pixel: Expr, ky: Expr) -> None:
     """Add one kernel row to all pixels of the tile."""
     shape, panel = state.plan.shape, place.panel
     step, dilation, dtype = shape.strides[1], shape.dilations[1], shape.acc_dtype

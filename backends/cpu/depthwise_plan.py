@@ -44,7 +44,7 @@ class DepthwisePlan:
 
 def fits(shape: ConvShape) -> bool:
     """Whether ``shape`` is one that this template computes: one output channel for each input channel."""
-    return shape.group == shape.in_channels == shape.out_channels and shape.x_strides[3] == 1
+    return shape.group == shape.in_channels == shape.out_channels and shape.x_strides[3] == 1 and not shape.shuffle
 
 
 def plan(shape: ConvShape, target: Target) -> DepthwisePlan:

@@ -50,10 +50,14 @@ class Epilogue:
 
     def write(self, y: Expr, acc: Expr, index: Sequence[Expr], valid: int, views: Sequence[Expr]) -> None:
         """Apply to ``acc`` and store its first ``valid`` lanes from ``index`` of ``y`` on, along the last dimension."""
+        store(y, cast(self.value(acc, index, views), self.y_dtype), index, valid)
+
+    def value(self, acc: Expr, index: Sequence[Expr], views: Sequence[Expr]) -> Expr:
+        """What ``acc`` becomes, its first lane being at ``index`` of the output."""
         lanes = lanes_of(acc)
         pairs = zip(self.operands, views, strict=True)
         values = [view if o.table else T.bind(_load(view, index, lanes)) for o, view in pairs]
-        store(y, cast(self.apply(acc, values), self.y_dtype), index, valid)
+        return self.apply(acc, values)
 
 
 def _load(view: Expr, index: Sequence[Expr], lanes: int) -> Expr:

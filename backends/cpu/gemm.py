@@ -26,7 +26,7 @@ from onyxc.backends.cpu.vectors import Expr, Signature, cast, constant, dense, f
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
-__all__ = ["GemmPlan", "GemmShape", "emit", "plan"]
+__all__ = ["GemmPlan", "GemmShape", "emit", "indices", "plan"]
 
 
 @dataclass
@@ -94,7 +94,7 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
         panel = plan.panels[kind]
         batch = T.bind(T.truncdiv(number, panel.count))
         column = T.bind(panel.start + (number - batch * panel.count) * panel.channels)
-        place = _Place(panel, _indices(batch, shape.batch), column, 0)
+        place = _Place(panel, indices(batch, shape.batch), column, 0)
         if not plan.packed:
             _emit_tiles(state, place, start, stop)
             continue
@@ -105,7 +105,7 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
             _emit_tiles(state, place, *ends)
 
 
-def _indices(number: Expr, sizes: tuple[int, ...]) -> tuple[Expr, ...]:
+def indices(number: Expr, sizes: tuple[int, ...]) -> tuple[Expr, ...]:
     """The batch index in every dimension."""
     indices: list[Expr] = []
     for size in reversed(sizes):

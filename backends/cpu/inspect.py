@@ -11,36 +11,47 @@ from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
 _LABEL = re.compile(r"^(\.L\w+):")
-_X86 = (re.compile(r"^v?f?n?m(add|ul)\w*p[sd]|^vpmulld|^pmulld"), re.compile(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm"))
+_X86 = (
+    re.compile(r"^v?f?n?m(add|ul)\w*p[sd]|^vpmulld|^pmulld|^vpdp|^vdpbf16"),
+    re.compile(r"%[xyz]mm.*\(%rsp|\(%rsp.*%[xyz]mm"),
+    re.compile(r"^v?movn?t?[audlhq]\w*\s+%[xyz]mm\d+,.*\((?!%rsp)"),
+)
 _ARM = (
     re.compile(r"^(fmla|fmul|mla|mul|vmla|vmul|vfma)\b"),
     re.compile(r"^(v?ldr|v?str|ldp|stp|ldur|stur|v?ld1|v?st1|vldmia|vstmia)\b.*\b[qvd]\d.*\[sp\b"),
+    re.compile(r"^(v?str|stp|stur|v?st1|vstmia)\b.*\b[qvds]\d(?!.*\[sp\b)"),
 )
 
 
 @dataclass(frozen=True)
 class Loop:
-    """An innermost loop: vector multiplications, and vector moves from or to the stack."""
+    """An innermost loop: vector multiplications, vector moves from or to the stack, other vector stores."""
 
     products: int
     spills: int
     instructions: int
+    stores: int
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether it adds products up (see `spills`)."""
+        return not self.stores or 2 * self.products >= self.instructions - self.spills
 
 
 def loops(kernel: Kernel, target: Target) -> list[Loop]:
     """The innermost loops of ``kernel`` that multiply."""
-    product, spill = _X86 if target.arch == "x86_64" else _ARM
     found = []
     for body in _innermost(assembly(kernel, target)):
-        products = sum(bool(product.search(line)) for line in body)
+        patterns = _X86 if target.arch == "x86_64" else _ARM
+        products, spilled, stores = (sum(bool(p.search(line)) for line in body) for p in patterns)
         if products:
-            found.append(Loop(products, sum(bool(spill.search(line)) for line in body), len(body)))
+            found.append(Loop(products, spilled, len(body), stores))
     return found
 
 
 def spills(kernel: Kernel, target: Target) -> int:
-    """Vector moves from or to the stack in the multiplying inner loops of ``kernel``; 0 is as it should be."""
-    return sum(loop.spills for loop in loops(kernel, target))
+    """Vector moves from or to the stack in the sums of ``kernel``; 0 is as it should be."""
+    return sum(loop.spills for loop in loops(kernel, target) if loop.is_sum)
 
 
 def _innermost(text: str) -> Iterator[list[str]]:

@@ -11,6 +11,18 @@ from onyxc.backends.cpu.shapes import Window
 from onyxc.backends.cpu.vectors import Expr, Signature
 
 
+def turns(start: Expr, stop: Expr) -> Iterator[Expr]:
+    """A loop from ``start`` to ``stop`` (excluded), or no loop for a single turn.
+
+    LLVM moves all loads of a one-turn loop before it, where they need a register each.
+    """
+    if isinstance(start, int) and isinstance(stop, int) and stop - start == 1:
+        yield start
+        return
+    with T.serial(start, stop) as number:
+        yield number
+
+
 def each_panel(made: Signature, counts: Sequence[int], units: int) -> Iterator[tuple[int, Expr, Expr, Expr]]:
     """Loops over the kernel's task range: (class, number in the class, first unit, last unit excluded).
 

@@ -38,7 +38,8 @@ class ConvShape:
     ``pads``: top, left, bottom, right (bottom and right are implied by the sizes, and only checked);
     ``x_strides``: elements between neighbours along n, h, w, c; ``y_strides``: along n, h, w;
     ``w_dtype``: of the model's weights; 8-bit ones are packed as int16 with their zero point taken off;
-    ``x_zero_point``: taken off every input element, so that padding adds nothing.
+    ``x_zero_point``: taken off every input element, so that padding adds nothing. ``shuffle``: input channels are read
+    in the order of a table (see `channels_last.shuffle_order`), 0 for their own.
     """
 
     batch: int
@@ -58,6 +59,7 @@ class ConvShape:
     acc_dtype: str = "float32"
     y_dtype: str = "float32"
     x_zero_point: int = 0
+    shuffle: int = 0
 
     def __post_init__(self) -> None:
         if self.in_channels % self.group or self.out_channels % self.group:

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu.vectors import Expr, lanes_of, span
-
-
-def interleave(first: Expr, second: Expr, high: bool) -> Expr:
-    """Lanes of the lower or upper halves of two vectors in turn."""
-    lanes = lanes_of(first)
-    half = range(lanes // 2, lanes) if high else range(lanes // 2)
-    order = [tirx.const(i, "int32") for lane in half for i in (lane, lane + lanes)]
-    return tirx.Shuffle([first, second], order)
-
-
-def transpose(rows: Sequence[Expr]) -> list[Expr]:
-    """The columns of a square of vectors, as many as lanes (a power of two): log2(lanes) rounds of interleaving."""
-    vectors, count = list(rows), len(rows)
-    rounds = count.bit_length() - 1
-    for _ in range(rounds):
-        pairs = [(vectors[i], vectors[i + count // 2]) for i in range(count // 2)]
-        vectors = [T.bind(interleave(a, b, high)) for a, b in pairs for high in (False, True)]
-    return vectors
+from onyxc.backends.cpu.vectors import Expr, span
+from onyxc.backends.kernels.squares import transpose
 
 
 Store = Callable[[Expr, Expr], None]
@@ -36,7 +19,7 @@ Store = Callable[[Expr, Expr], None]
 class Block:
     """A part of a matrix to copy: ``rows``, of which ``lanes`` columns from ``column`` on, ``valid`` of them real.
 
-    ``outer``: the indices in front of the matrix's own two.
+    ``outer``: the indices in front of the matrix's own two; ``first``: the first row.
     """
 
     outer: tuple[Expr, ...]
@@ -44,6 +27,7 @@ class Block:
     rows: int
     lanes: int
     valid: int
+    first: Expr = 0
 
     def lines(self) -> list[Expr]:
         """The columns; past the last real one it is repeated, so that nothing is read outside the matrix."""
@@ -53,7 +37,7 @@ class Block:
 def copy_rows(source: Expr, block: Block, store: Store) -> None:
     """Hand every row of ``source[*outer, row, column]`` to ``store(row, vector)``."""
     with T.serial(0, block.rows) as row:
-        store(row, source[(*block.outer, row, span(block.column, block.lanes))])
+        store(row, source[(*block.outer, block.first + row, span(block.column, block.lanes))])
 
 
 def copy_turned(source: Expr, block: Block, store: Store) -> None:
@@ -61,7 +45,7 @@ def copy_turned(source: Expr, block: Block, store: Store) -> None:
     lanes = block.lanes
 
     def square(start: Expr, count: int) -> None:
-        loaded = [T.bind(source[(*block.outer, line, span(start, lanes))]) for line in block.lines()]
+        loaded = [T.bind(source[(*block.outer, line, span(block.first + start, lanes))]) for line in block.lines()]
         for i, vector in enumerate(transpose(loaded)[:count]):
             store(start + i, vector)
 
@@ -74,5 +58,5 @@ def copy_turned(source: Expr, block: Block, store: Store) -> None:
 def copy_elements(source: Expr, block: Block, store: Store) -> None:
     """As `copy_rows`, element by element, for a matrix that is contiguous along neither side."""
     with T.serial(0, block.rows) as row:
-        elements = [T.bind(source[(*block.outer, row, line)]) for line in block.lines()]
+        elements = [T.bind(source[(*block.outer, block.first + row, line)]) for line in block.lines()]
         store(row, tirx.Shuffle(elements, [tirx.const(i, "int32") for i in range(block.lanes)]))

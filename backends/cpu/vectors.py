@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,9 +45,9 @@ def function(name: str, parameters: Sequence[tuple[str, str]]) -> Iterator[Signa
     signature.func = builder.get()
 
 
-def strided(pointer: Expr, dtype: str, shape: Sequence[int], strides: Sequence[int]) -> Expr:
-    """A view of ``pointer`` with a stride per dimension, aligned to no more than an element."""
-    return T.decl_buffer(tuple(shape), dtype, data=pointer, strides=list(strides))
+def strided(pointer: Expr, dtype: str, shape: Sequence[int], strides: Sequence[int], start: int = 0) -> Expr:
+    """A view of ``pointer`` from element ``start`` on, with a stride per dimension, aligned to no more than an element."""
+    return T.decl_buffer(tuple(shape), dtype, data=pointer, strides=list(strides), elem_offset=start or None)
 
 
 def dense(pointer: Expr, dtype: str, shape: Sequence[int]) -> Expr:
@@ -80,6 +80,17 @@ def cast(value: Expr, dtype: str) -> Expr:
     lanes = lanes_of(value)
     wanted = dtype if lanes == 1 else f"{dtype}x{lanes}"
     return value if str(value.ty.dtype) == wanted else tirx.Cast(wanted, value)
+
+
+def across(value: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+    """All lanes combined into one element, halves first."""
+    while (lanes := lanes_of(value)) > 1:
+        held, half = T.bind(value), range(lanes // 2)
+        low, high = (
+            tirx.Shuffle([held], [tirx.const(i + start, "int32") for i in half]) for start in (0, lanes // 2)
+        )
+        value = combine(low, high)
+    return value
 
 
 def hold(value: Expr) -> Expr:

@@ -210,6 +210,18 @@ static int body_run(Context *context) {
     return done ? ONYXC_OK : ONYXC_ERROR_DEVICE;
 }
 
+static Timing body_timing(Context *context) {
+    static const char *const features[] = {NULL};
+    (void)context;
+    return (Timing){TARGET_NAME, features, 0};
+}
+
+static int body_profile(Context *context, int64_t *spent, int64_t *calls) {
+    (void)context, (void)spent, (void)calls;
+    fail("launches lie in graphs that run as a whole: time them with nsys or ncu");
+    return ONYXC_ERROR_DEVICE;
+}
+
 static void *body_input(Context *context, int index) { return context->staging + input_staging[index]; }
 static const void *body_output(Context *context, int index) { return context->staging + output_staging[index]; }
 static const int64_t *body_output_shape(Context *context, int index) {

@@ -60,6 +60,7 @@ def collapse(nest: Nest) -> None:
     """Merge adjacent axes that every access walks as one, in place: [512,7,7]*[512,1,1] is 512x49."""
     exprs = expressions(nest)
     accesses = Accesses(exprs)
+    accesses.strides.append(dict(zip(nest.scope.axes, nest.steps, strict=True)))
     env: dict[Var, Expr] = {}
     for scope in (nest.scope, *(f.scope for f in nest.folds)):
         at = len(scope.axes) - 2
@@ -70,6 +71,8 @@ def collapse(nest: Nest) -> None:
                 env[outer] = tirx.const(0, "int32")
                 scope.extents[at : at + 2] = [scope.extents[at] * scope.extents[at + 1]]
                 scope.axes[at : at + 2] = [inner]
+                if scope is nest.scope:
+                    del nest.steps[at]
             at -= 1
     if env:
         rewrite(nest, env)

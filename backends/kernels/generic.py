@@ -16,7 +16,7 @@ from onyxc.backends.kernels.axes import collapse
 from onyxc.backends.kernels.codegen import attributes, plain
 from onyxc.backends.kernels.group import plan
 from onyxc.backends.kernels.loops import lower
-from onyxc.backends.kernels.nest import Nest, SplitGroup, key, shape_of, stages
+from onyxc.backends.kernels.nest import Nest, SplitGroup, Strides, key, shape_of, stages
 from onyxc.backends.kernels.schedule import schedule
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
@@ -59,9 +59,11 @@ def build(name: str, inputs: Sequence[Any], outputs: Sequence[Any], target: Targ
 
 
 def build_all(
-    name: str, inputs: Sequence[Any], outputs: Sequence[Any], target: Target
+    name: str, inputs: Sequence[Any], outputs: Sequence[Any], target: Target, strides: Strides | None = None
 ) -> tuple[list[Piece], list[Any]]:
     """Kernels, in order, that compute ``outputs`` from the placeholders ``inputs``.
+
+    ``strides``: key of a tensor -> elements between neighbours along each axis, for tensors that are not dense.
 
     Also returns the tensors between them, which need memory of their own. A kernel's arguments are only those
     tensors that it uses. Names are ``name``, or ``name_0``, ``name_1``, ... when there are several.
@@ -73,7 +75,7 @@ def build_all(
     def materialise(wanted: list[Any]) -> None:
         while True:
             try:
-                nest = plan(wanted, list(memory.values()))
+                nest = plan(wanted, list(memory.values()), strides)
                 break
             except SplitGroup as split:
                 inner.append(split.stage)

@@ -40,7 +40,19 @@ from onyxc.backends.kernels.expression import (
     walk,
 )
 from onyxc.backends.kernels.floats import FORMATS, NARROW, computed_dtype, decode, rounded
-from onyxc.backends.kernels.nest import Fold, Nest, Scope, SplitGroup, Stash, flat_buffer, key, shape_of, stages
+from onyxc.backends.kernels.nest import (
+    Fold,
+    Nest,
+    Scope,
+    SplitGroup,
+    Stash,
+    Strides,
+    flat_buffer,
+    key,
+    shape_of,
+    stages,
+    steps_of,
+)
 
 HEAVY = 12  # nodes of a stage above which computing it twice costs more than a trip to memory
 REPEAT = 2.5  # how often a heavy stage may be computed instead of stored
@@ -59,7 +71,8 @@ def weight(tensor: Any) -> int:
 class Planner:
     """Builds the `Nest` of ``outputs``; tensors in ``leaves`` are in memory, everything else is inlined."""
 
-    def __init__(self, outputs: Sequence[Any], leaves: Sequence[Any]) -> None:
+    def __init__(self, outputs: Sequence[Any], leaves: Sequence[Any], strides: Strides) -> None:
+        self.strides = strides
         self.leaves = {key(t) for t in leaves}
         self.analyzer = tvm.sym.Analyzer()
         self.uses: dict[tuple[int, int], int] = {}
@@ -79,6 +92,7 @@ class Planner:
         outputs = self.nest.outputs
         shape = shape_of(outputs[0])
         self.nest.scope, indices = self._scope(outputs[0].op.axis, shape, 1)
+        self.nest.steps = [s for s, n in zip(steps_of(outputs[0], self.strides), shape, strict=True) if n != 1]
         self.nest.values = [self._stage(t, indices, self.nest.scope, bind=True, root=True) for t in outputs]
         self.nest.stash = self._stash() if len(outputs) == 1 else None
         return self.nest
@@ -114,10 +128,11 @@ class Planner:
         return self.analyzer.simplify(narrow(index))
 
     def _load(self, tensor: Any, indices: Sequence[Expr]) -> Expr:
-        buffer = self.nest.buffers.setdefault(key(tensor), flat_buffer(tensor, tensor.op.name))
+        steps = steps_of(tensor, self.strides)
+        buffer = self.nest.buffers.setdefault(key(tensor), flat_buffer(tensor, tensor.op.name, steps))
         offset: Expr = tirx.const(0, "int32")
-        for index, extent in zip(indices, shape_of(tensor), strict=True):
-            offset = offset * extent + index
+        for index, extent, step in zip(indices, shape_of(tensor), steps, strict=True):
+            offset = offset + index * step if key(tensor) in self.strides else offset * extent + index
         return decode(tirx.BufferLoad(buffer, [self._simplify(offset)]), str(tensor.dtype))
 
     def _expand(self, expr: Expr, env: dict[Var, Expr], scope: Scope, bind: bool, guarded: bool) -> Expr:
@@ -233,10 +248,12 @@ def _same(left: Sequence[Expr], right: Sequence[Expr]) -> bool:
     return all(tvm_ffi.structural_equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def plan(outputs: Sequence[Any], leaves: Sequence[Any]) -> Nest:
+def plan(outputs: Sequence[Any], leaves: Sequence[Any], strides: Strides | None = None) -> Nest:
     """The loop nest of ``outputs`` (TE tensors of one shape) from ``leaves`` (tensors in memory).
+
+    ``strides``: those of leaves and outputs that are not dense.
 
     Raises:
         SplitGroup: a stage must be materialised first.
     """
-    return Planner(outputs, leaves).run()
+    return Planner(outputs, leaves, strides or {}).run()

@@ -16,10 +16,11 @@ from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.accumulators import State
 from onyxc.backends.kernels.axes import cuts, friendliness, safe_everywhere, scope_ranges
-from onyxc.backends.kernels.expression import Expr, Var, dtype_of, free_vars, is_guard, is_load, transform
+from onyxc.backends.kernels.expression import Expr, Var, dtype_of, free_vars, identity, is_guard, is_load, transform
 from onyxc.backends.kernels.floats import FORMATS, decode, encode, encode8, memory_dtype
 from onyxc.backends.kernels.nest import Fold, Nest, Scope, expressions, key
 from onyxc.backends.kernels.schedule import BLOCK, STRIP, Schedule, level_of
+from onyxc.backends.kernels.squares import same_load, transpose, turned_loads
 
 
 def lower(name: str, nest: Nest, inputs: list[Any], plan: Schedule, attrs: Mapping[str, Any]) -> Any:
@@ -57,6 +58,8 @@ class Writer:
         self.number: Expr = tirx.const(0, "int32")  # lane of that vector
         self.width = 1  # lanes of it
         self.strip: tuple[Var, Expr, Expr] | None = None  # axis, first, count of the loop around a vector
+        self.turned: dict[int, Any] = {}  # identity of a load -> the square that holds it
+        self.row: Expr = tirx.const(0, "int32")  # where the current row begins in the squares
 
     # --- expressions
 
@@ -68,6 +71,8 @@ class Writer:
             if isinstance(node, tirx.Var):
                 value = self.env.get(node)
                 return value() if callable(value) and not isinstance(value, tvm.ir.Expr) else value
+            if is_load(node) and identity(node) in self.turned:
+                return tirx.BufferLoad(self.turned[identity(node)], [self.row + self.number])
             if is_load(node):
                 index = self.analyzer.simplify(self.emit(node.indices[0]))
                 return tirx.BufferLoad(self.env.get(node.source, node.source), [index])
@@ -130,16 +135,49 @@ class Writer:
 
     def strips(self, task: Expr, inner: int) -> None:
         """Tasks are the outer axes, the one at ``inner`` in strips that run innermost, around the vectors."""
-        extents = [*self.nest.scope.extents[:-1]]
-        whole, extents[inner] = extents[inner], -(-extents[inner] // STRIP)
+        extents, height = [*self.nest.scope.extents[:-1]], self.plan.square or STRIP
+        whole, extents[inner] = extents[inner], -(-extents[inner] // height)
         rest = task
         for axis, extent in reversed(list(zip(self.nest.scope.axes, extents, strict=False))):
             self.env[axis] = tirx.floormod(rest, extent)
             rest = tirx.floordiv(rest, extent)
         axis = self.nest.scope.axes[inner]
-        first = T.bind(self.env[axis] * STRIP)
+        first = T.bind(self.env[axis] * height)
+        if self.plan.square:
+            self.squares(axis, T.bind(nodes.Min(first, tirx.const(whole - height, "int32"))))
+            return
         self.strip = axis, first, nodes.Min(tirx.const(STRIP, "int32"), whole - first)
         self.spans()
+
+    def squares(self, axis: Var, first: Expr) -> None:
+        """The last axis in squares with ``axis``, from ``first`` on; a last one that is not whole overlaps."""
+        last, extent, side = self.nest.scope.axes[-1], self.nest.scope.extents[-1], self.plan.square
+        loads = turned_loads(self.nest, axis)
+        with T.serial(0, -(-extent // side)) as number:
+            base = T.bind(nodes.Min(number * side, tirx.const(extent - side, "int32")))
+            for at, load in enumerate(loads):
+                known = next((n for n in loads[:at] if same_load(n, load)), None)
+                self.turned[identity(load)] = self.turned[identity(known)] if known else self.square(load, base, first)
+            for row in range(side):
+                self.env[axis], self.row = first + row, tirx.const(row * side, "int32")
+                with self.vector(last, base, side):
+                    self.point()
+        self.turned.clear()
+
+    def square(self, load: Expr, base: Expr, first: Expr) -> Any:
+        """A local buffer with a square of ``load``, a row of it for each step of the strip's axis."""
+        axis, last, side = self.nest.scope.axes[self.plan.inner or 0], self.nest.scope.axes[-1], self.plan.square
+        kind, columns = dtype_of(load), []
+        self.env[axis] = first
+        for lane in range(side):
+            self.env[last] = base + lane
+            index = self.analyzer.simplify(self.emit(load.indices[0]))
+            source = self.env.get(load.source, load.source)
+            columns.append(T.bind(tirx.BufferLoad(source, [tirx.Ramp(index, 1, side)])))
+        local = T.alloc_buffer((side * side,), kind, scope="local")
+        for row, vector in enumerate(transpose(columns)):
+            T.buffer_store(local, vector, [tirx.Ramp(row * side, 1, side)])
+        return local
 
     def nested(self, level: int) -> None:
         """The loops over the axes from ``level`` on."""
@@ -177,8 +215,8 @@ class Writer:
     def offset(self) -> Expr:
         """Where the current point lies in an output."""
         total: Expr = tirx.const(0, "int32")
-        for axis, extent in zip(self.nest.scope.axes, self.nest.scope.extents, strict=True):
-            total = total * extent + self.emit(axis)
+        for axis, step in zip(self.nest.scope.axes, self.nest.steps, strict=True):
+            total = total + self.emit(axis) * step
         return self.analyzer.simplify(total)
 
     # --- the last axis as vectors

@@ -1,8 +1,7 @@
 """How TVM's mathematical operators become code on a CPU.
 
-float32 runs the polynomials of `polynomials`; what has none, and float64, calls libm lane by lane, and so does pow:
-TVM puts shared values back into a tree, which grows exponentially with their number. Narrow floats go through
-float32. The rules take effect in LowerIntrin, after all simplification.
+float32 runs the polynomials of `polynomials` and `wide`; what has none, and float64, calls libm lane by lane. Narrow
+floats go through float32. The rules take effect in LowerIntrin, after all simplification.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import tvm
 from tvm import tirx
 from tvm.tirx import expr as nodes
 from tvm.tirx import register_intrin_lowering
 
-from onyxc.backends.kernels import polynomials
-from onyxc.backends.kernels.expression import Expr, dtype_of, guard
+from onyxc.backends.kernels import polynomials, wide
+from onyxc.backends.kernels.expression import Expr, dtype_of, guard, is_call, operator
 from onyxc.backends.kernels.polynomials import Lets
 
 LEVEL = 120  # above TVM's own rules
@@ -27,14 +27,15 @@ VECTOR: dict[str, Callable[..., Expr]] = {
     "tirx.log": polynomials.log,
     "prim.log2": polynomials.log2,
     "tirx.log10": polynomials.log10,
+    "tirx.log1p": polynomials.log1p,
     "tirx.tanh": polynomials.tanh,
     "tirx.sigmoid": polynomials.sigmoid,
     "tirx.erf": polynomials.erf,
     "tirx.sin": polynomials.sin,
     "tirx.cos": polynomials.cos,
     "tirx.tan": polynomials.tan,
+    **wide.VECTOR,
 }
-LIMITED = ("tirx.sin", "tirx.cos", "tirx.tan")  # right up to TRIGONOMETRIC_LIMIT, libm beyond
 
 LIBM = (
     *("exp", "exp2", "exp10", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos", "atan"),
@@ -48,7 +49,6 @@ INLINE = {  # one instruction nearly everywhere; LLVM calls libm where not
     "tirx.round": "llvm.rint",
     "tirx.nearbyint": "llvm.rint",
     "tirx.fabs": "llvm.fabs",
-    "tirx.fma": "llvm.fma",
 }
 
 
@@ -67,13 +67,32 @@ def _libm(name: str, call: Any) -> Expr:
     return m.close(nodes.Shuffle(each, [tirx.const(i, "int32") for i in range(m.lanes)]))
 
 
-def _within_limit(x: Expr) -> Expr:
-    """Whether all lanes are small enough for the trigonometric reduction: one scalar bool."""
+def _reducible(x: Expr) -> Expr:
+    """Whether the trigonometric reduction is exact."""
     m = Lets(x)
-    magnitude = m.bits(x, "int32") & m.const(0x7FFFFFFF, "int32")
-    if m.lanes > 1:
-        magnitude = tirx.call_llvm_pure_intrin("int32", "llvm.vector.reduce.smax", magnitude)
-    return magnitude <= tirx.const(0x4C800000, "int32")  # the bits of 2^26
+    return tirx.abs(x) <= m.const(polynomials.TRIGONOMETRIC_LIMIT)
+
+
+def _divisible(x: Expr, y: Expr) -> Expr:
+    """Whether the remainder is exact."""
+    m = Lets(x)
+    return tirx.abs(x) <= tirx.abs(y) * m.const(wide.REMAINDER_LIMIT)
+
+
+LIMITED = {  # where the polynomials are right; libm beyond
+    "tirx.sin": _reducible,
+    "tirx.cos": _reducible,
+    "tirx.tan": _reducible,
+    "tirx.fmod": _divisible,
+}
+
+
+def _all(condition: Expr, lanes: int) -> Expr:
+    """One scalar bool."""
+    if lanes == 1:
+        return condition
+    word = nodes.Cast(f"int32x{lanes}", condition)
+    return tirx.EQ(tirx.call_llvm_pure_intrin("int32", "llvm.vector.reduce.and", word), 1)
 
 
 def _rule(op_name: str) -> Callable[[Any], Expr]:
@@ -90,8 +109,9 @@ def _rule(op_name: str) -> Callable[[Any], Expr]:
         args = [m.let(a) for a in call.args]
         value = VECTOR[op_name](*args)
         if op_name in LIMITED:
+            value, inside = m.let(value), LIMITED[op_name](*args)
             made = _libm(name, tirx.call_intrin(dtype_of(call), op_name, *args))
-            value = guard(_within_limit(args[0]), value, made)
+            value = guard(_all(inside, m.lanes), value, nodes.Select(inside, value, made))
         return m.close(value)
 
     return lower
@@ -107,6 +127,22 @@ def _inline(intrinsic: str) -> Callable[[Any], Expr]:
     return lambda call: tirx.call_llvm_pure_intrin(dtype_of(call), intrinsic, *call.args)
 
 
+def once(x: Expr) -> Expr:
+    """``x``, marked as the addend of a fused multiply-add that must round once (`_fma`)."""
+    return tirx.call_intrin(dtype_of(x), "tirx.reinterpret", x)
+
+
+def _fma(call: Any) -> Expr:
+    """a * b + c: one instruction where the processor has it.
+
+    TVM writes every sum with a product this way; only where the addend is marked by `once` must it round once, which
+    a processor without the instruction leaves to libm.
+    """
+    addend = call.args[2]
+    marked = is_call(addend, "tirx.reinterpret") and dtype_of(addend.args[0]) == dtype_of(call)
+    return tirx.call_llvm_pure_intrin(dtype_of(call), "llvm.fma" if marked else "llvm.fmuladd", *call.args)
+
+
 def _rsqrt(call: Any) -> Expr:
     m = Lets(call)
     return m.const(1.0, dtype_of(call).partition("x")[0]) / tirx.sqrt(call.args[0])
@@ -115,9 +151,10 @@ def _rsqrt(call: Any) -> Expr:
 @lru_cache(maxsize=1)
 def register() -> None:
     """Install the rules, once a process; `codegen.plain` does it."""
-    names = {*VECTOR, *(f"tirx.{n}" for n in LIBM if n != "log2")}
-    for op_name in sorted(names):
-        register_intrin_lowering(op_name, target="llvm", f=_rule(op_name), level=LEVEL)
-    for op_name, intrinsic in INLINE.items():
-        register_intrin_lowering(op_name, target="llvm", f=_inline(intrinsic), level=LEVEL)
-    register_intrin_lowering("tirx.rsqrt", target="llvm", f=_rsqrt, level=LEVEL)
+    rules = {name: _rule(name) for name in sorted({*VECTOR, *(f"tirx.{n}" for n in LIBM if n != "log2")})}
+    rules |= {name: _inline(intrinsic) for name, intrinsic in INLINE.items()}
+    rules |= {"tirx.fma": _fma, "tirx.rsqrt": _rsqrt}
+    for name, rule in rules.items():
+        register_intrin_lowering(name, target="llvm", f=rule, level=LEVEL)
+        if not operator(name).get_attr("TVectorizable"):
+            tvm.ir.register_op_attr(name, "TVectorizable", True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -12,6 +12,9 @@ from tvm import te, tirx
 
 from onyxc.backends.kernels.expression import Expr, Var, is_load, substitute, transform
 from onyxc.backends.kernels.floats import memory_dtype
+
+
+Strides = Mapping[tuple[int, int], tuple[int, ...]]  # key of a tensor -> of each axis, where it is not dense
 
 
 class SplitGroup(Exception):  # noqa: N818 - a request to the caller, not a failure
@@ -68,6 +71,7 @@ class Nest:
     values: list[Expr] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
     stash: Stash | None = None
+    steps: list[int] = field(default_factory=list)  # elements of an output between neighbours along each axis
     buffers: dict[Any, Any] = field(default_factory=dict)  # key of a te.Tensor -> tirx buffer
 
 
@@ -81,9 +85,17 @@ def shape_of(tensor: Any) -> tuple[int, ...]:
     return tuple(int(d) for d in tensor.shape)
 
 
-def flat_buffer(tensor: Any, name: str) -> Any:
-    """A one-dimensional buffer that holds ``tensor``."""
-    return tirx.decl_buffer((prod(shape_of(tensor)),), memory_dtype(str(tensor.dtype)), name=name)
+def steps_of(tensor: Any, strides: Strides) -> tuple[int, ...]:
+    """Elements between neighbours along each axis of a tensor in memory."""
+    shape = shape_of(tensor)
+    return strides.get(key(tensor)) or tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
+
+
+def flat_buffer(tensor: Any, name: str, steps: Sequence[int]) -> Any:
+    """A one-dimensional buffer that holds ``tensor``, from its first element to its last."""
+    shape = shape_of(tensor)
+    size = 1 + sum((d - 1) * s for d, s in zip(shape, steps, strict=True)) if prod(shape) else 0
+    return tirx.decl_buffer((size,), memory_dtype(str(tensor.dtype)), name=name)
 
 
 def stages(outputs: Sequence[Any], leaves: Sequence[Any] = ()) -> list[Any]:

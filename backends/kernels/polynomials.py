@@ -2,13 +2,16 @@
 
 Every function takes and returns a float32 expression of any number of lanes. Errors are in units in the last
 place, at worst over the whole range (tests sample them); NaN, infinities, zeros and subnormals come out right.
-Rounding adds a large constant and converts to an integer: neither TVM nor LLVM can simplify that away, and it
-needs no instruction that some processor lacks. In ``maximum(c, x)`` the constant stands first: that keeps NaN.
+Rounding adds a large constant, which pushes the fraction out, and subtracts it again: the rules are applied after
+TVM's simplifier, LLVM keeps to the order, and it needs no instruction that some processor lacks. In
+``maximum(c, x)`` the constant stands first: that keeps NaN.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from tvm import tirx
 from tvm.tirx import expr as nodes
@@ -17,6 +20,20 @@ from onyxc.backends.kernels.expression import Expr, dtype_of
 
 LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682e-6  # high part: few bits, so that n * high is exact
 LOG2_E = 1.4426950408889634
+SHIFT = 12582912.0  # 1.5 * 2^23: added, it leaves the nearest integer in the low bits
+EXP = (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5)  # exp(r) = 1 + r + r^2 P(r), highest power first
+
+_scalef: ContextVar[bool] = ContextVar("scalef", default=False)
+
+
+@contextmanager
+def instructions(features: Sequence[str]) -> Iterator[None]:
+    """Expressions made in here may use what a processor with these features can do: AVX-512 scales by 2^n."""
+    token = _scalef.set("avx512" in features)
+    try:
+        yield
+    finally:
+        _scalef.reset(token)
 
 
 class Lets:
@@ -74,44 +91,80 @@ class Lets:
             total = total * x + self.const(c, base)
         return total
 
-    def nearest(self, value: Expr, base: str = "float32") -> Expr:
-        """The nearest int32 to ``value``, which lies above -512."""
-        return self.cast(value + self.const(512.5, base), "int32") - self.const(512, "int32")
+    def nearest(self, value: Expr) -> Expr:
+        """The nearest integer, even at ties, as float32; |value| below 2^22."""
+        return self.let(value + self.const(SHIFT)) - self.const(SHIFT)
 
-    def power_of_two(self, n: Expr) -> Expr:
-        """2^n as float32 for -126 <= n <= 127."""
+    def exponent(self, n: Expr) -> Expr:
+        """2^n as float32 for an int32 -126 <= n <= 127."""
         return self.bits((n + self.const(127, "int32")) << self.const(23, "int32"), "float32")
 
-    def scaled(self, value: Expr, n: Expr) -> Expr:
-        """value * 2^n in two steps, so that results may be subnormal or overflow properly."""
+    def power_of_two(self, whole: Expr) -> Expr:
+        """2^whole as float32 for an integer -126 <= whole <= 127 in float32."""
+        if self._scales():
+            return self._scale(self.const(1.0), whole)
+        return self.exponent(self.cast(whole, "int32"))
+
+    def scaled(self, value: Expr, whole: Expr) -> Expr:
+        """value * 2^whole, rounded once where the result is subnormal, infinite where it is too large.
+
+        ``value`` within [0.5, 2), ``whole`` an integer within -160 .. 160 in float32.
+        """
+        if self._scales():
+            return self._scale(value, whole)
+        n = self.let(self.cast(whole, "int32"))
         half = self.let(n >> self.const(1, "int32"))
-        return value * self.power_of_two(half) * self.power_of_two(n - half)
+        return value * self.exponent(half) * self.exponent(n - half)
+
+    def _scales(self) -> bool:
+        return _scalef.get() and (self.lanes in (4, 8) or self.lanes % 16 == 0)
+
+    def _scale(self, value: Expr, whole: Expr) -> Expr:
+        """The instruction of AVX-512, which gives the same bits; longer vectors in parts."""
+        width = min(self.lanes, 16)
+        kind, bits = f"float32x{width}", 32 * width
+        full = tirx.const(-1, "int16" if width == 16 else "int8")
+        rounding = [tirx.const(4, "int32")] if width == 16 else []  # the current mode
+
+        def scale(a: Expr, n: Expr) -> Expr:
+            name = f"llvm.x86.avx512.mask.scalef.ps.{bits}"
+            return tirx.call_llvm_pure_intrin(kind, name, a, n, a, full, *rounding)
+
+        if self.lanes == width:
+            return scale(self.let(value), whole)
+        value, parts = self.let(value), []
+        for start in range(0, self.lanes, width):
+            picks = [tirx.const(i, "int32") for i in range(start, start + width)]
+            parts.append(self.let(scale(*(self.let(nodes.Shuffle([v], picks)) for v in (value, whole)))))
+        return nodes.Shuffle(parts, [tirx.const(i, "int32") for i in range(self.lanes)])
 
 
-def _exp_parts(m: Lets, x: Expr) -> tuple[Expr, Expr]:
-    """``exp(x) = (1 + q) * 2^n`` as (q, n); x within -104 .. 89."""
-    n = m.let(m.nearest(x * m.const(LOG2_E)))
-    whole = m.let(m.cast(n, "float32"))
+def exp_parts(m: Lets, x: Expr) -> tuple[Expr, Expr]:
+    """``exp(x) = (1 + q) * 2^n`` as (q, n), both float32, |q| < 0.42; x within -104 .. 89."""
+    whole = m.let(m.nearest(x * m.const(LOG2_E)))
     r = m.let(x - whole * m.const(LN2_HIGH) - whole * m.const(LN2_LOW))
-    p = m.horner(r, (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5))
-    return m.let(r + r * r * p), n
+    return m.horner(r, (*EXP, 1.0)) * r, whole
 
 
 def exp(x: Expr) -> Expr:
     """0.9 ulp."""
     m = Lets(x)
-    q, n = _exp_parts(m, m.let(m.minimum(89.0, m.maximum(-104.0, x))))
-    return m.close(m.scaled(q + m.const(1.0), n))
+    q, whole = exp_parts(m, m.let(m.minimum(89.0, m.maximum(-104.0, x))))
+    return m.close(m.scaled(q + m.const(1.0), whole))
+
+
+def exp2_of(m: Lets, whole: Expr, rest: Expr) -> Expr:
+    """2^(whole + rest), |rest| <= 0.5; ``whole`` an integer within -152 .. 129 in float32."""
+    r = m.let(rest * m.const(0.6931471805599453))
+    return m.scaled(m.horner(r, (*EXP, 1.0)) * r + m.const(1.0), whole)
 
 
 def exp2(x: Expr) -> Expr:
     """1 ulp."""
     m = Lets(x)
     x = m.let(m.minimum(129.0, m.maximum(-151.0, x)))
-    n = m.let(m.nearest(x))
-    r = m.let((x - m.cast(n, "float32")) * m.const(0.6931471805599453))
-    p = m.horner(r, (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5))
-    return m.close(m.scaled(m.const(1.0) + (r + r * r * p), n))
+    whole = m.let(m.nearest(x))
+    return m.close(exp2_of(m, whole, x - whole))
 
 
 def sigmoid(x: Expr) -> Expr:
@@ -119,8 +172,8 @@ def sigmoid(x: Expr) -> Expr:
     m = Lets(x)
     x = m.let(x)
     magnitude = m.let(nodes.Max(m.const(-104.0), m.const(0.0) - tirx.abs(x)))
-    q, n = _exp_parts(m, magnitude)
-    z = m.let(m.scaled(q + m.const(1.0), n))
+    q, whole = exp_parts(m, magnitude)
+    z = m.let(m.scaled(q + m.const(1.0), whole))
     w = z / (m.const(1.0) + z)
     low = nodes.Select(x < m.const(0.0), z, m.const(1.0))
     # z / (1 + z) on the left of zero, 1 - z / (1 + z) on the right, without cancellation
@@ -132,8 +185,8 @@ def tanh(x: Expr) -> Expr:
     m = Lets(x)
     x = m.let(x)
     magnitude = m.let(nodes.Max(m.const(-40.0), m.const(-2.0) * tirx.abs(x)))
-    q, n = _exp_parts(m, magnitude)
-    scale = m.let(m.power_of_two(n))
+    q, whole = exp_parts(m, magnitude)
+    scale = m.let(m.power_of_two(whole))
     e = m.let(scale * q + (scale - m.const(1.0)))  # expm1(-2|x|)
     value = m.let(e / (m.const(-2.0) - e))
     sign = m.bits(x) & m.const(-(2**31), "int32")
@@ -150,8 +203,8 @@ def erf(x: Expr) -> Expr:
     outer = outer * s + (m.const(-3.88396438e-3) * t + m.const(2.42546219e-2))
     for c in (-1.06777877e-1, -6.34846687e-1, -1.28717512e-1):
         outer = outer * t + m.const(c)
-    q, n = _exp_parts(m, m.let(outer * t - t))
-    far = m.const(1.0) - m.power_of_two(n) * (q + m.const(1.0))
+    q, whole = exp_parts(m, m.let(outer * t - t))
+    far = m.const(1.0) - m.power_of_two(whole) * (q + m.const(1.0))
     inner = (-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1)
     near = m.horner(s, inner) * t + t
     value = m.let(nodes.Select(t > m.const(0.927734375), far, near))
@@ -159,23 +212,26 @@ def erf(x: Expr) -> Expr:
     return m.close(m.bits(m.bits(value) | sign, "float32"))
 
 
-def _log_parts(m: Lets, x: Expr) -> tuple[Expr, Expr]:
-    """``x = (1 + f) * 2^e`` with 1 + f in [sqrt 0.5, sqrt 2), as (f, e) in float32, for finite x > 0."""
-    small = x < m.const(1.1754943508222875e-38)
-    normal = m.let(nodes.Select(small, x * m.const(2.0**23), x))
-    offset = m.let(m.bits(normal) - m.const(0x3F3504F3, "int32"))  # the bits of sqrt 0.5
+def _split(m: Lets, x: Expr) -> tuple[Expr, Expr]:
+    """``x = (1 + f) * 2^e`` with 1 + f in [sqrt 0.5, sqrt 2), f in float32 and e in int32, for normal x > 0 or 0."""
+    offset = m.let(m.bits(x) - m.const(0x3F3504F3, "int32"))  # the bits of sqrt 0.5
     e = m.let(offset >> m.const(23, "int32"))
-    f = m.let(m.bits(m.bits(normal) - (e << m.const(23, "int32")), "float32") - m.const(1.0))
-    shift = nodes.Select(small, m.const(23.0), m.const(0.0))
-    return f, m.let(m.cast(e, "float32") - shift)
+    return m.let(m.bits(m.bits(x) - (e << m.const(23, "int32")), "float32") - m.const(1.0)), e
 
 
-def _log_edges(m: Lets, x: Expr, value: Expr) -> Expr:
-    """``value``, or what a logarithm is at 0, infinity, NaN and below 0."""
+def log_parts(m: Lets, x: Expr) -> tuple[Expr, Expr]:
+    """``x = (1 + f) * 2^e`` with 1 + f in [sqrt 0.5, sqrt 2), as (f, e) in float32, for finite x >= 0; 0 has f = 0."""
+    small = m.let(x < m.const(1.1754943508222875e-38))
+    f, e = _split(m, m.let(nodes.Select(small, x * m.const(2.0**23), x)))
+    return f, m.let(m.cast(e, "float32") - nodes.Select(small, m.const(23.0), m.const(0.0)))
+
+
+def _log_edges(m: Lets, x: Expr, value: Expr, pole: float = 0.0) -> Expr:
+    """``value``, or what a logarithm is at infinity, NaN, its pole and below that."""
     infinite = m.const(float("inf"))
     value = nodes.Select(x < infinite, value, x)  # infinity and NaN
-    value = nodes.Select(nodes.EQ(x, m.const(0.0)), m.const(float("-inf")), value)
-    return nodes.Select(x < m.const(0.0), m.const(float("nan")), value)
+    value = nodes.Select(nodes.EQ(x, m.const(pole)), m.const(float("-inf")), value)
+    return nodes.Select(x < m.const(pole), m.const(float("nan")), value)
 
 
 _LOG = (  # Cephes: log(1 + f) = f - f^2 / 2 + f^3 * P(f)
@@ -184,14 +240,30 @@ _LOG = (  # Cephes: log(1 + f) = f - f^2 / 2 + f^3 * P(f)
 )
 
 
+def _log(m: Lets, f: Expr, e: Expr) -> Expr:
+    """log((1 + f) * 2^e)."""
+    s = m.let(f * f)
+    rest = f * s * m.horner(f, _LOG) - m.const(2.12194440e-4) * e - m.const(0.5) * s
+    return m.let(f + rest + e * m.const(0.693359375))
+
+
 def log(x: Expr) -> Expr:
     """0.8 ulp."""
     m = Lets(x)
     x = m.let(x)
-    f, e = _log_parts(m, x)
-    s = m.let(f * f)
-    rest = f * s * m.horner(f, _LOG) - m.const(2.12194440e-4) * e - m.const(0.5) * s
-    return m.close(_log_edges(m, x, m.let(f + rest + e * m.const(0.693359375))))
+    return m.close(_log_edges(m, x, _log(m, *log_parts(m, x))))
+
+
+def log1p(x: Expr) -> Expr:
+    """1.4 ulp: the logarithm of 1 + x, with what that addition lost."""
+    m = Lets(x)
+    x = m.let(x)
+    whole = m.let(x + m.const(1.0))
+    lost = m.let(x - (whole - m.const(1.0)))
+    f, e = _split(m, whole)
+    share = m.exponent(nodes.Max(m.const(-126, "int32"), m.const(0, "int32") - e))
+    value = _log(m, m.let(f + lost * share), m.let(m.cast(e, "float32")))
+    return m.close(_log_edges(m, x, value, pole=-1.0))
 
 
 def _scaled_log(factor: float) -> Callable[[Expr], Expr]:
@@ -200,7 +272,7 @@ def _scaled_log(factor: float) -> Callable[[Expr], Expr]:
     def function(x: Expr) -> Expr:
         m = Lets(x)
         x = m.let(x)
-        f, e = _log_parts(m, x)
+        f, e = log_parts(m, x)
         wide, s = m.let(m.cast(f, "float64")), m.let(f * f)
         rest = m.let(f * s * m.horner(f, _LOG) - m.const(0.5) * s)
         total = (wide + m.cast(rest, "float64")) * m.const(factor, "float64")

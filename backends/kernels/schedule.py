@@ -14,9 +14,10 @@ from tvm import tirx
 from tvm.ir import Call
 from tvm.tirx import expr as nodes
 
-from onyxc.backends.kernels.axes import friendliness, transposed
+from onyxc.backends.kernels.axes import friendliness, scope_ranges, transposed
 from onyxc.backends.kernels.expression import Expr, dtype_of, free_vars, is_guard, is_load, walk
 from onyxc.backends.kernels.nest import Fold, Nest, Scope, expressions
+from onyxc.backends.kernels.squares import side
 from onyxc.backends.target import Target
 
 SERIAL = 100_000  # operations below which a kernel stays one task
@@ -38,6 +39,7 @@ class Schedule:
     work: int
     light: bool = False  # no mathematical functions: registers suffice for several vectors at once
     inner: int | None = None  # axis that runs innermost, around the vector
+    square: int = 0  # steps of that axis that are turned in registers at once, as many as lanes
 
 
 def element_bytes(nest: Nest) -> int:
@@ -83,10 +85,12 @@ def schedule(nest: Nest, target: Target, simple: bool = False) -> Schedule:
     made = Schedule(lanes, dot, 0, 0, 1, work, light=not _mathematics(nest))
     if not dot and not nest.folds:
         made.inner = transposed(nest)
+        if made.inner is not None:
+            made.square = side(nest, made.inner, lanes, scope_ranges(nest.scope))
     outer = extents if dot else extents[:-1]
     if made.inner is not None:
         made.split = len(outer)
-        made.tasks = prod(outer) // outer[made.inner] * -(-outer[made.inner] // STRIP)
+        made.tasks = prod(outer) // outer[made.inner] * -(-outer[made.inner] // (made.square or STRIP))
     elif work >= SERIAL:
         limit = min([level for level in levels if level] + [len(outer)])
         while made.split < limit and prod(outer[: made.split]) < SHARE:

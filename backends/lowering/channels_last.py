@@ -9,7 +9,6 @@ from tvm import te, tirx
 from onyxc.backends.lowering.reduction import LARGEST
 from onyxc.backends.lowering.registry import const, lowers, static
 from onyxc.backends.lowering.scalar import lowest, rooted
-from onyxc.compiler.ir.channels_last import ints
 from onyxc.compiler.ir.graph import Node
 from onyxc.compiler.ir.types import is_float
 
@@ -30,7 +29,7 @@ def _padded(x: Any, pads: tuple[int, ...], size: tuple[int, int], fill: Any) -> 
 
 def _size(out: tuple[int, ...], node: Node, kernel: tuple[int, ...]) -> tuple[int, int]:
     """Padded height and width that the windows reach."""
-    (sh, sw), (dh, dw) = ints(node, "strides"), ints(node, "dilations")
+    (sh, sw), (dh, dw) = node.integers("strides"), node.integers("dilations")
     return (out[1] - 1) * sh + (kernel[0] - 1) * dh + 1, (out[2] - 1) * sw + (kernel[1] - 1) * dw + 1
 
 
@@ -42,15 +41,22 @@ def conv(node: Node, inputs: list[Any]) -> list[Any]:
         planar = x
         n, c, h, width = planar.shape
         x = te.compute((n, h, width, c), lambda b, i, j, k: planar[b, k, i, j], name="last")
+    if shuffle := node.integer("shuffle"):
+        apart, each = x, int(x.shape[3]) // shuffle
+
+        def channel(c: Any) -> Any:
+            return tirx.floormod(c, shuffle) * each + tirx.floordiv(c, shuffle)
+
+        x = te.compute(x.shape, lambda b, i, j, c: apart[b, i, j, channel(c)], name="shuffled")
     shape, (out_c, depth, kh, kw) = node.output.dims, static(node, 1).dims
     dtype = node.output.dtype
     if not is_float(dtype):
         zero = points[0]
         x = te.compute(x.shape, lambda *i: _integer(x[i]) - (0 if zero is None else _integer(_scalar(zero))), name="x32")
-    padded = _padded(x, ints(node, "pads"), _size(shape, node, (kh, kw)), const(0, dtype))
-    (sh, sw), (dh, dw) = ints(node, "strides"), ints(node, "dilations")
+    padded = _padded(x, node.integers("pads"), _size(shape, node, (kh, kw)), const(0, dtype))
+    (sh, sw), (dh, dw) = node.integers("strides"), node.integers("dilations")
     i, j, k = (te.reduce_axis((0, e), name=t) for e, t in ((kh, "ky"), (kw, "kx"), (depth, "ci")))
-    per_group = out_c // int(node.attrs["group"])  # type: ignore[arg-type]
+    per_group = out_c // node.integer("group")
 
     def weight(o: Any) -> Any:
         value = w[o, k, i, j]
@@ -81,8 +87,8 @@ def pool(node: Node, inputs: list[Any]) -> list[Any]:
     """Maximum or average over windows; the average counts padding only with count_include_pad."""
     x, shape = inputs[0], node.output.dims
     dtype = node.output.dtype
-    kh, kw = ints(node, "kernel_shape")
-    (sh, sw), (dh, dw), pads = ints(node, "strides"), ints(node, "dilations"), ints(node, "pads")
+    kh, kw = node.integers("kernel_shape")
+    (sh, sw), (dh, dw), pads = node.integers("strides"), node.integers("dilations"), node.integers("pads")
     is_max = node.attrs["kind"] == "max"
     fill = lowest(dtype) if is_max else const(0, dtype)
     padded = _padded(x, pads, _size(shape, node, (kh, kw)), fill)
@@ -118,8 +124,8 @@ def lrn(node: Node, inputs: list[Any]) -> list[Any]:
     """x / (bias + alpha / size * sum of x^2 over the window of channels) ^ beta (ONNX LRN)."""
     x = inputs[0]
     n, h, w, c = node.output.dims
-    size, dtype = int(node.attrs["size"]), node.output.dtype  # type: ignore[arg-type]
-    alpha, beta, bias = (float(node.attrs[a]) for a in ("alpha", "beta", "bias"))  # type: ignore[arg-type]
+    size, dtype = node.integer("size"), node.output.dtype
+    alpha, beta, bias = (node.real(a) for a in ("alpha", "beta", "bias"))
     before = (size - 1) // 2
     axis = te.reduce_axis((0, size), name="window")
 

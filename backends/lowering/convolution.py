@@ -49,7 +49,7 @@ def conv(node: Node, inputs: Inputs) -> list[Any]:
     x, w, b = needed(node, inputs), needed(node, inputs, 1), optional(inputs, 2)
     kind, view = node.output.dtype, view_of(node, x, w)
     around = padded(x, [0, 0, *view.before], [0, 0, *view.after], tirx.const(0, kind))
-    summed = convolve(around, w, node.output.dims, view, int(attr(node, "group", 1)), accumulator(kind))
+    summed = convolve(around, w, node.output.dims, view, node.integer("group", 1), accumulator(kind))
     if b is None:
         return [rounded(summed, kind, "conv")]
 
@@ -69,7 +69,7 @@ def integer_convolution(node: Node, x: Any, w: Any, zx: Any | None, zw: Any | No
     border = tirx.const(0, str(centred.dtype))
     around = padded(centred, [0, 0, *view.before], [0, 0, *view.after], border)
     point = None if zw is None else lambda o: zero_point(zw, o)
-    return convolve(around, w, node.output.dims, view, int(attr(node, "group", 1)), "int32", point)
+    return convolve(around, w, node.output.dims, view, node.integer("group", 1), "int32", point)
 
 
 @lowers("ConvInteger")
@@ -102,7 +102,7 @@ def transposed_window(node: Node, size: Sequence[int], kernel: Sequence[int]) ->
 def conv_transpose(node: Node, inputs: Inputs) -> list[Any]:
     """The gradient of a convolution with respect to its input, plus b."""
     x, w, b = needed(node, inputs), needed(node, inputs, 1), optional(inputs, 2)
-    kind, groups = node.output.dtype, int(attr(node, "group", 1))
+    kind, groups = node.output.dtype, node.integer("group", 1)
     kind_sum = accumulator(kind)
     channels, outputs, *kernel = shape_of(w)  # outputs of one group
     size, view = shape_of(x)[2:], transposed_window(node, shape_of(x)[2:], kernel)

@@ -119,14 +119,16 @@ def power(node: Node, x: Expr, y: Expr) -> Expr:
 
 
 def _power(x: Expr, exponent: float) -> Expr | None:
-    if exponent == 0.5:
-        return tirx.sqrt(x)
-    if exponent == -0.5:
-        return like(x, 1) / tirx.sqrt(x)
-    if not exponent.is_integer() or abs(exponent) > 8:
+    """A power by products and square roots: of multiples of a quarter, up to 8."""
+    quarters = abs(exponent) * 4
+    if not quarters.is_integer() or quarters > 32:
         return None
-    whole = raised(x, abs(int(exponent)))
-    return whole if exponent >= 0 else like(x, 1) / whole
+    whole, rest = divmod(int(quarters), 4)
+    root = tirx.sqrt(x)
+    parts = ([raised(x, whole)] if whole or not rest else []) + ([root] if rest & 2 else [])
+    parts += [tirx.sqrt(root)] if rest & 1 else []
+    result = reduce(lambda a, b: a * b, parts)
+    return result if exponent >= 0 else like(x, 1) / result
 
 
 @elementwise("Max")

@@ -31,8 +31,7 @@ class Gate:
 
 def _softplus(x: Expr) -> Expr:
     """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)), which cannot overflow."""
-    least = at_most(x, like(x, 0) - x)
-    return at_least(x, like(x, 0)) + tirx.log(like(x, 1) + tirx.exp(least))
+    return at_least(x, like(x, 0)) + tirx.log1p(tirx.exp(at_most(x, like(x, 0) - x)))
 
 
 FUNCTIONS: dict[str, Callable[[Expr, Expr, Expr], Expr]] = {

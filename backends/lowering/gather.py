@@ -44,7 +44,7 @@ def gather_nd(node: Node, inputs: Inputs) -> list[Any]:
     """Slices whose first coordinates, after the batch axes, are rows of the indices."""
     x, indices = needed(node, inputs), needed(node, inputs, 1)
     shape, rows = shape_of(x), len(shape_of(indices)) - 1
-    batch, named = int(attr(node, "batch_dims", 0)), shape_of(indices)[-1]
+    batch, named = node.integer("batch_dims"), shape_of(indices)[-1]
 
     def element(*i: Expr) -> Expr:
         places = [position(at(indices, [*i[:rows], k]), shape[batch + k]) for k in range(named)]

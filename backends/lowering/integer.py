@@ -15,6 +15,7 @@ from tvm import te, tirx
 from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.imperative import Imperative
+from onyxc.backends.kernels.mathematics import once
 from onyxc.backends.lowering.code import Code, kernel
 from onyxc.backends.lowering.pooling import Pool
 from onyxc.backends.lowering.quantization import finished, limits
@@ -34,7 +35,7 @@ MOST = 3e38  # more than any product here; LLVM knows signs, but no sizes of flo
 def finish(node: Node, real: Expr, zero_point: int = 0) -> Expr:
     """Round half to even, add the zero point, clip to [low, high]."""
     offset = like(real, zero_point) if zero_point else None
-    return finished(real, offset, int(attr(node, "low")), int(attr(node, "high")), attr(node, "dtype"))
+    return finished(real, offset, node.integer("low"), node.integer("high"), attr(node, "dtype"))
 
 
 def number(x: Expr, zero_point: int = 0) -> Expr:
@@ -51,7 +52,7 @@ def exact(x: Expr, factor: float) -> Expr:
 @elementwise("Requantize", domain=DOMAIN)
 def requantize(node: Node, acc: Expr, scale: Expr) -> Expr:
     """An int32 accumulator in the scale of the output."""
-    return finish(node, cast(acc, "float32") * scale, int(attr(node, "zero_point")))
+    return finish(node, cast(acc, "float32") * scale, node.integer("zero_point"))
 
 
 @elementwise("Rescale", domain=DOMAIN)
@@ -64,7 +65,7 @@ def rescale(node: Node, x: Expr) -> Expr:
 
 def fma(x: Expr, factor: float, y: Expr) -> Expr:
     """x * factor + y, rounded once."""
-    return tirx.call_intrin(str(x.ty.dtype), "tirx.fma", x, like(x, factor), y)
+    return tirx.call_intrin(str(x.ty.dtype), "tirx.fma", x, like(x, factor), once(y))
 
 
 @elementwise("QAdd", domain=DOMAIN)
@@ -137,7 +138,7 @@ def last(axes: Sequence[Any]) -> tuple[Any, ...]:
 def softmax(node: Node) -> Imperative:
     """A row is a task; its exponentials are summed in order."""
     dims = static(node, 0).dims
-    _, length, inner = split(dims, int(attr(node, "axis")) % len(dims))
+    _, length, inner = split(dims, node.integer("axis") % len(dims))
     scale, zero = scalar(node, "y")
     factor = float(np.floor(np.float32(1) / scale))
 

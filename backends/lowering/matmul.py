@@ -71,7 +71,7 @@ def gemm(node: Node, inputs: Inputs) -> list[Any]:
         return te.sum(x * cast(at(b, (j, k.var) if under else (k.var, j)), kind_sum), axis=k)
 
     summed = compute(node.output.dims, dot, "gemm")
-    alpha, beta = float(attr(node, "alpha", 1.0)), float(attr(node, "beta", 1.0))
+    alpha, beta = node.real("alpha", 1.0), node.real("beta", 1.0)
 
     def scaled(value: Expr, factor: float) -> Expr:
         if factor == 1:

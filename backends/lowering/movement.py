@@ -123,7 +123,7 @@ def tile(node: Node, inputs: Inputs) -> list[Any]:
 def depth_to_space(node: Node, inputs: Inputs) -> list[Any]:
     """Channels become blocks of pixels; the block comes first in the channels (DCR) or last (CRD)."""
     x = needed(node, inputs)
-    block, first = int(attr(node, "blocksize")), attr(node, "mode", "DCR") == "DCR"
+    block, first = node.integer("blocksize"), attr(node, "mode", "DCR") == "DCR"
     channels = node.output.dims[1]
 
     def element(n: Expr, c: Expr, y: Expr, w: Expr) -> Expr:
@@ -138,7 +138,7 @@ def depth_to_space(node: Node, inputs: Inputs) -> list[Any]:
 def space_to_depth(node: Node, inputs: Inputs) -> list[Any]:
     """Blocks of pixels become channels; the inverse of DepthToSpace in its two modes."""
     x = needed(node, inputs)
-    block, first = int(attr(node, "blocksize")), attr(node, "mode", "DCR") == "DCR"
+    block, first = node.integer("blocksize"), attr(node, "mode", "DCR") == "DCR"
     channels = shape_of(x)[1]
 
     def element(n: Expr, c: Expr, y: Expr, w: Expr) -> Expr:

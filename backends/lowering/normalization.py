@@ -55,7 +55,7 @@ def layer_normalization(node: Node, inputs: Inputs) -> list[Any]:
     (first,) = axes(attr(node, "axis", -1), len(shape))
     along = tuple(range(first, len(shape)))
     mean = mean_of(x, along)
-    inverse = inverse_deviation(variance_of(x, mean, along), float(attr(node, "epsilon", 1e-5)))
+    inverse = inverse_deviation(variance_of(x, mean, along), node.real("epsilon", 1e-5))
 
     def element(*index: Expr) -> Expr:
         row = zeroed(index, along)
@@ -84,7 +84,7 @@ def rms_normalization(node: Node, inputs: Inputs) -> list[Any]:
     total = fold(x, along, te.sum, lambda v, _: v * v, name="square_sum")
     share = 1 / prod(shape[a] for a in along)
     square = compute(shape_of(total), lambda *i: at(total, i) * like(at(total, i), share), "mean_square")
-    inverse = inverse_deviation(square, float(attr(node, "epsilon", 1e-5)))
+    inverse = inverse_deviation(square, node.real("epsilon", 1e-5))
 
     def element(*index: Expr) -> Expr:
         value = at(x, index) * at(inverse, zeroed(index, along))
@@ -100,7 +100,7 @@ def instance_normalization(node: Node, inputs: Inputs) -> list[Any]:
     shape = node.output.dims
     along = tuple(range(2, len(shape)))
     mean = mean_of(x, along)
-    inverse = inverse_deviation(variance_of(x, mean, along), float(attr(node, "epsilon", 1e-5)))
+    inverse = inverse_deviation(variance_of(x, mean, along), node.real("epsilon", 1e-5))
 
     def element(*index: Expr) -> Expr:
         row, channel = zeroed(index, along), [index[1]]
@@ -116,7 +116,7 @@ def group_normalization(node: Node, inputs: Inputs) -> list[Any]:
     """Groups of channels normalized together, then scale and bias by channel."""
     x, scale, bias = needed(node, inputs), needed(node, inputs, 1), needed(node, inputs, 2)
     shape = shape_of(x)
-    groups = int(attr(node, "num_groups"))
+    groups = node.integer("num_groups")
     each = shape[1] // groups
 
     def split(n: Expr, g: Expr, c: Expr, *place: Expr) -> Expr:
@@ -125,7 +125,7 @@ def group_normalization(node: Node, inputs: Inputs) -> list[Any]:
     grouped = compute((shape[0], groups, each, *shape[2:]), split, "grouped")
     along = tuple(range(2, len(shape) + 1))
     mean = mean_of(grouped, along)
-    inverse = inverse_deviation(variance_of(grouped, mean, along), float(attr(node, "epsilon", 1e-5)))
+    inverse = inverse_deviation(variance_of(grouped, mean, along), node.real("epsilon", 1e-5))
 
     def element(*index: Expr) -> Expr:
         row = [index[0], tirx.floordiv(index[1], each), *[tirx.const(0, "int32")] * (len(shape) - 1)]
@@ -140,7 +140,7 @@ def group_normalization(node: Node, inputs: Inputs) -> list[Any]:
 def batch_normalization(node: Node, inputs: Inputs) -> list[Any]:
     """By given statistics of each channel; in training mode by its own, which are then blended into those."""
     x, scale, bias, mean, variance = (needed(node, inputs, k) for k in range(5))
-    shape, epsilon = node.output.dims, float(attr(node, "epsilon", 1e-5))
+    shape, epsilon = node.output.dims, node.real("epsilon", 1e-5)
     made = []
     if attr(node, "training_mode", 0):
         if len(shape) < 2:
@@ -171,7 +171,7 @@ def _channels(x: Any, index: list[Expr]) -> Any:
 
 
 def _blended(node: Node, old: Any, new: Any) -> Any:
-    momentum = float(attr(node, "momentum", 0.9))
+    momentum = node.real("momentum", 0.9)
 
     def element(c: Expr) -> Expr:
         before, now = wide(at(old, [c])), wide(at(new, [c]))
@@ -201,7 +201,7 @@ def mean_variance_normalization(node: Node, inputs: Inputs) -> list[Any]:
 def lp_normalization(node: Node, inputs: Inputs) -> list[Any]:
     """X over its 1- or 2-norm along an axis; 0 where the norm is 0."""
     x, shape = widen(needed(node, inputs)), node.output.dims
-    along, p = axes(attr(node, "axis", -1), len(shape)), int(attr(node, "p", 2))
+    along, p = axes(attr(node, "axis", -1), len(shape)), node.integer("p", 2)
     norm = fold(x, along, te.sum, lambda v, _: tirx.abs(v) if p == 1 else v * v, name="norm")
 
     def element(*index: Expr) -> Expr:
@@ -217,8 +217,8 @@ def lp_normalization(node: Node, inputs: Inputs) -> list[Any]:
 def lrn(node: Node, inputs: Inputs) -> list[Any]:
     """X over a power of the local mean square across neighbouring channels."""
     x, shape = widen(needed(node, inputs)), node.output.dims
-    size = int(attr(node, "size"))
-    alpha, beta, bias = (float(attr(node, k, d)) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
+    size = node.integer("size")
+    alpha, beta, bias = (node.real(k, d) for k, d in (("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)))
     r = te.reduce_axis((0, size), "r")
 
     def window(*index: Expr) -> Expr:

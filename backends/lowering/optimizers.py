@@ -33,7 +33,7 @@ def _steps(node: Node, inputs: Sequence[Any], states: int, rule: Rule) -> list[A
         kind = str(own[0].dtype)
 
         def value(key: str, kind: str = kind) -> Expr:
-            return const(float(node.attrs.get(key, 0.0)), kind)  # type: ignore[arg-type]
+            return const(node.real(key), kind)
 
         for slot in range(states + 1):
 
@@ -51,7 +51,7 @@ def _first(x: Any) -> list[Expr]:
 
 def decayed(node: Node, key: str, count: Expr) -> Expr:
     """A decay rate to the power of ``count``; exp is a much shorter polynomial than pow."""
-    rate, kind = float(node.attrs.get(key, 0.0)), str(count.ty.dtype)  # type: ignore[arg-type]
+    rate, kind = node.real(key), str(count.ty.dtype)
     return tirx.exp(count * const(math.log(rate), kind)) if rate > 0 else tirx.power(const(rate, kind), count)
 
 

@@ -143,7 +143,7 @@ def power_after(x: Expr, p: int) -> Expr:
 @lowers("LpPool")
 def lp_pool(node: Node, inputs: Inputs) -> list[Any]:
     """The p-norm under the window."""
-    x, p = needed(node, inputs), int(attr(node, "p", 2))
+    x, p = needed(node, inputs), node.integer("p", 2)
     kind, shape = node.output.dtype, node.output.dims
     zero = tirx.const(0, "float64" if kind == "float64" else "float32")
     total = _pooled(Pool(node, x), shape, te.sum, zero, power_before(p))
@@ -154,7 +154,7 @@ def lp_pool(node: Node, inputs: Inputs) -> list[Any]:
 def global_pool(node: Node, inputs: Inputs) -> list[Any]:
     """Mean, maximum or p-norm over all spatial axes."""
     x, kind = needed(node, inputs), node.output.dtype
-    size, p = shape_of(x)[2:], int(attr(node, "p", 2))
+    size, p = shape_of(x)[2:], node.integer("p", 2)
     change: Callable[[Expr], Expr] = power_before(p) if node.op == "GlobalLpPool" else wide
     combine = LARGEST if node.op == "GlobalMaxPool" else te.sum
     total = fold(x, range(2, 2 + len(size)), combine, lambda v, _: change(v), name="global_pool")

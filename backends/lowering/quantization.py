@@ -58,8 +58,8 @@ def quantize(node: Node, inputs: Inputs) -> list[Any]:
     """clip(round(x / scale) + zero_point), or a narrow float of x / scale."""
     x, scale, zero = needed(node, inputs), needed(node, inputs, 1), optional(inputs, 2)
     shape, target = node.output.dims, node.output.dtype
-    axis, block = _axis(node, len(shape)), int(attr(node, "block_size", 0))
-    given = int(attr(node, "precision", 0))
+    axis, block = _axis(node, len(shape)), node.integer("block_size")
+    given = node.integer("precision")
     short = str(x.dtype) in HALF and str(x.dtype) == str(scale.dtype)
     precision = DTYPES[given] if given else str(x.dtype) if short else "float32"
 
@@ -85,7 +85,7 @@ def dequantize(node: Node, inputs: Inputs) -> list[Any]:
     """(x - zero_point) * scale."""
     x, scale, zero = needed(node, inputs), needed(node, inputs, 1), optional(inputs, 2)
     shape, source = node.output.dims, source_dtype(node)
-    axis, block = _axis(node, len(shape)), int(attr(node, "block_size", 0))
+    axis, block = _axis(node, len(shape)), node.integer("block_size")
 
     def value(*index: Expr) -> Expr:
         number = plain(at(x, index), source)

@@ -41,9 +41,9 @@ def roi_align(node: Node) -> Imperative:
     """A task is a region: for each bin the mean (or maximum) of bilinear samples, channels inside."""
     batch, channels, height, width = static(node, 0).dims
     regions = static(node, 1).dims[0]
-    rows, columns = (int(node.attrs.get(k, 1)) for k in ("output_height", "output_width"))  # type: ignore[arg-type]
-    ratio = int(node.attrs.get("sampling_ratio", 0))  # type: ignore[arg-type]
-    scale = float(node.attrs.get("spatial_scale", 1.0))  # type: ignore[arg-type]
+    rows, columns = (node.integer(k, 1) for k in ("output_height", "output_width"))
+    ratio = node.integer("sampling_ratio")
+    scale = node.real("spatial_scale", 1.0)
     half = text(node, "coordinate_transformation_mode", "output_half_pixel") == "half_pixel"
     maximum = text(node, "mode", "avg") == "max"
 
@@ -110,7 +110,7 @@ def deform_conv(node: Node, inputs: Sequence[Any]) -> list[Any]:
     out = node.output.dims[2:]
     step, dilation = numbers(node, "strides", (1, 1)), numbers(node, "dilations", (1, 1))
     pads = numbers(node, "pads", (0, 0, 0, 0))
-    group, parts = int(node.attrs.get("group", 1)), int(node.attrs.get("offset_group", 1))  # type: ignore[arg-type]
+    group, parts = node.integer("group", 1), node.integer("offset_group", 1)
     taps = prod(kernel_size)
     each, outputs_each = channels // parts, outputs // group
 

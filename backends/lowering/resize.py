@@ -54,7 +54,7 @@ def kernel_of(node: Node, scale: float) -> Filter:
     """The filter of one axis; with antialias it widens as the image shrinks."""
     mode = attr(node, "mode", "nearest")
     reach = 2 if mode == "cubic" else 1
-    weight = cubic_weight(float(attr(node, "cubic_coeff_a", -0.75))) if mode == "cubic" else linear_weight
+    weight = cubic_weight(node.real("cubic_coeff_a", -0.75)) if mode == "cubic" else linear_weight
     if not attr(node, "antialias", 0) or scale >= 1:
         return Filter(1 - reach, 2 * reach, weight, True)
     first = floor(-reach / scale) + 1
@@ -152,7 +152,7 @@ def resize(node: Node, inputs: Inputs) -> list[Any]:
 
 def _resized(node: Node, x: Any, changed: dict[int, Axis], rule: str) -> Any:
     kind = node.output.dtype
-    fill = float(attr(node, "extrapolation_value", 0.0))
+    fill = node.real("extrapolation_value")
     if attr(node, "mode", "nearest") == "nearest":
         return _nearest(node, x, changed, fill, rule)
     real = x

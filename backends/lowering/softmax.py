@@ -9,8 +9,8 @@ from tvm import te, tirx
 
 from onyxc.backends.lowering.reduction import LARGEST, arg_reducer, fold
 from onyxc.backends.lowering.registry import axes, lowers
-from onyxc.backends.lowering.scalar import attr, cast, select, wide
-from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, widen, zeroed
+from onyxc.backends.lowering.scalar import attr, cast, like, select, wide
+from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, shape_of, widen, zeroed
 from onyxc.compiler.ir.graph import Node
 
 Expr = Any
@@ -28,9 +28,14 @@ def softmax(node: Node, inputs: Inputs) -> list[Any]:
 
     total = fold(x, along, te.sum, lambda v, i: tirx.exp(shifted(v, i)), name="total")
 
+    def finish(whole: Expr) -> Expr:
+        return tirx.log(whole) if node.op == "LogSoftmax" else like(whole, 1) / whole
+
+    row = compute(shape_of(total), lambda *i: finish(at(total, i)), "row")  # once a row: division is slow
+
     def element(*index: Expr) -> Expr:
-        value, whole = shifted(at(x, index), index), at(total, zeroed(index, along))
-        result = value - tirx.log(whole) if node.op == "LogSoftmax" else tirx.exp(value) / whole
+        value, own = shifted(at(x, index), index), at(row, zeroed(index, along))
+        result = value - own if node.op == "LogSoftmax" else tirx.exp(value) * own
         return cast(result, node.output.dtype)
 
     return [compute(shape, element, node.op.lower())]

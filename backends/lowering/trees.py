@@ -53,7 +53,7 @@ def array_feature_extractor(node: Node, inputs: Sequence[Any]) -> list[Any]:
 def binarizer(node: Node, inputs: Sequence[Any]) -> list[Any]:
     """1 above the threshold, else 0."""
     x = needed(node, inputs)
-    kind, limit = str(x.dtype), float(node.attrs.get("threshold", 0.0))  # type: ignore[arg-type]
+    kind, limit = str(x.dtype), node.real("threshold")
 
     def element(*index: Expr) -> Expr:
         return tirx.Select(at(x, index) > const(limit, kind), const(1, kind), const(0, kind))
@@ -155,8 +155,8 @@ class Trees:
 def tree_ensemble(node: Node) -> Imperative:
     """Every tree is compiled to conditions; a task is a sample."""
     samples, features = static(node, 0).dims
-    count = int(node.attrs["n_targets"])  # type: ignore[arg-type]
-    how = int(node.attrs.get("aggregate_function", SUM))  # type: ignore[arg-type]
+    count = node.integer("n_targets")
+    how = node.integer("aggregate_function", SUM)
     if node.attrs.get("post_transform", 0):
         raise UnsupportedError(f"{node.label()}: post_transform is not supported")
     trees = Trees(node)

@@ -1,4 +1,4 @@
-/* The public functions, over the six of the body (body.h). The generated part defines the tables. */
+/* The public functions, over those of the body (body.h). The generated part defines the tables. */
 #define API __attribute__((visibility("default")))
 
 API MODEL(context) *MODEL(create_with)(int threads, const char *weights) {
@@ -27,6 +27,10 @@ API const int64_t *MODEL(output_shape)(MODEL(context) *context, int index) {
     return shape ? shape : output_tensors[index].shape;
 }
 
+API const char *MODEL(level)(MODEL(context) *context) {
+    return context ? body_timing((Context *)context).level : NULL;
+}
+
 API void MODEL(destroy)(MODEL(context) *context) {
     if (context) body_destroy((Context *)context);
 }
@@ -39,11 +43,13 @@ static void *any_input(void *context, int index) { return MODEL(input)(context, 
 static const void *any_output(void *context, int index) { return MODEL(output)(context, index); }
 static const int64_t *any_output_shape(void *context, int index) { return MODEL(output_shape)(context, index); }
 static void any_destroy(void *context) { MODEL(destroy)(context); }
+static const char *any_level(void *context) { return MODEL(level)(context); }
 
 API const OnyxcModelV1 *MODEL(table)(void) {
     static const OnyxcModelV1 table = {
         1,           INPUTS,       OUTPUTS, MODEL_NAME, TARGET_NAME, input_tensors,    output_tensors, ARENA_BYTES,
         WEIGHT_BYTES, any_create, any_run, any_input,  any_output,  any_output_shape, any_destroy,    MODEL(error),
+        any_level,
     };
     return &table;
 }

@@ -16,16 +16,31 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 typedef struct Context Context; /* the body defines the struct */
 
-/* A body defines these six. Indices are in range, contexts are not null. */
+typedef struct {
+    const char *level;           /* name of the target whose kernels the context runs */
+    const char *const *features; /* that those use; null behind the last */
+    int steps;                   /* that body_profile() times; 0: it cannot */
+} Timing;
+
+/* A body defines these. Indices are in range, contexts are not null. */
 static Context *body_create(int threads, const char *weights_path); /* null after fail() */
 static int body_run(Context *context);                              /* ONYXC_OK or an error code after fail() */
 static void *body_input(Context *context, int index);
 static const void *body_output(Context *context, int index);
 static const int64_t *body_output_shape(Context *context, int index); /* null: the static shape holds */
 static void body_destroy(Context *context);
+static Timing body_timing(Context *context);
+static int body_profile(Context *context, int64_t *spent, int64_t *calls); /* a run that adds to both, for each step */
+
+static int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
 
 static char last_error[512];
 

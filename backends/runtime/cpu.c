@@ -1,6 +1,7 @@
-/* The body of a CPU artifact. The generated part defines entry(), which runs all steps, and the places of the
- * tensors: a place is an offset into the arena, or, if negative, ~offset into the weights. */
+/* The body of a CPU artifact. The generated part defines the levels (levels.c), with the places of the tensors:
+ * a place is an offset into the arena, or, if negative, ~offset into the weights. */
 struct Context {
+    const Level *level;
     char *arena, *weights;
     Pool *pool;
 };
@@ -19,8 +20,9 @@ static void body_destroy(Context *context) {
 static Context *body_create(int threads, const char *weights_path) {
     Context *context = (Context *)allocate(sizeof *context);
     if (!context) return NULL;
-    if (processor_fits() && (context->weights = load_weights(weights_path)) &&
-        (context->arena = allocate(ARENA_BYTES)) &&
+    if ((context->level = choose_level(levels, sizeof levels / sizeof *levels)) &&
+        (context->weights = load_weights(weights_path)) &&
+        (context->arena = allocate((size_t)context->level->arena_bytes)) &&
         (context->pool = pool_create(threads, context->arena, context->weights)))
         return context;
     body_destroy(context);
@@ -28,13 +30,23 @@ static Context *body_create(int threads, const char *weights_path) {
 }
 
 static int body_run(Context *context) {
-    entry(context->pool, context->arena, context->weights, context->pool->scratch);
+    context->level->entry(context->pool, context->arena, context->weights, context->pool->scratch);
     return ONYXC_OK;
 }
 
-static void *body_input(Context *context, int index) { return at(context, input_places[index]); }
-static const void *body_output(Context *context, int index) { return at(context, output_places[index]); }
+static int body_profile(Context *context, int64_t *spent, int64_t *calls) {
+    Clock clock = {nanoseconds(), spent, calls};
+    context->level->profiled(context->pool, context->arena, context->weights, context->pool->scratch, &clock);
+    return ONYXC_OK;
+}
+
+static Timing body_timing(Context *context) {
+    return (Timing){context->level->name, context->level->features, context->level->steps};
+}
+
+static void *body_input(Context *context, int index) { return at(context, context->level->input_places[index]); }
+static const void *body_output(Context *context, int index) { return at(context, context->level->output_places[index]); }
 
 static const int64_t *body_output_shape(Context *context, int index) {
-    return has_count[index] ? (const int64_t *)at(context, count_places[index]) : NULL;
+    return has_count[index] ? (const int64_t *)at(context, context->level->count_places[index]) : NULL;
 }

@@ -49,6 +49,7 @@ class TableV1(Structure):
         ("output_shape", CFUNCTYPE(c_void_p, c_void_p, c_int)),
         ("destroy", CFUNCTYPE(None, c_void_p)),
         ("error", CFUNCTYPE(c_char_p)),
+        ("level", CFUNCTYPE(c_char_p, c_void_p)),
     )
 
 
@@ -124,6 +125,11 @@ class Context:
     def output(self, index: int, spec: Spec, shape: tuple[int, ...]) -> Array:
         """An array over an output's memory."""
         return _array(self.table.output_data(self.handle, index), spec, shape)
+
+    @property
+    def level(self) -> str:
+        """The target, of those that the artifact holds, whose code runs."""
+        return str(self.table.level(self.handle).decode())
 
     def close(self) -> None:
         """Free everything; the arrays over the memory must not be used any more."""

@@ -6,12 +6,22 @@
  *                                                                       stdout, for each output, its shape (int64
  *                                                                       each) and its raw bytes
  *   -n TIMES runs that often and prints the mean time to stderr.
+ *   -p TIMES runs in pairs, plain and profiled (0: for a second or two), and prints what `onyxc profile` reads to
+ *            stdout instead of the outputs:
+ *                level NAME                     the target whose kernels ran
+ *                calls N...                     how often each step (steps.json) ran in one run
+ *                run PLAIN N...                 for each pair: nanoseconds of the plain run, of each step of the other
+ *                peak FLOAT32 INT8              operations a second, measured; 0: not known
+ *                bandwidth BYTES RATE           bytes a second, read from so large a block; one line for each size
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "profile.h"
+
+extern const OnyxcProfileV1 *PROFILE(void);
 static const OnyxcModelV1 *model;
 
 static void stop(const char *what, const char *which) {
@@ -113,19 +123,52 @@ static void run_times(void *context, int times) {
     if (times) fprintf(stderr, "%.6f ms\n", seconds * 1e3 / times);
 }
 
+static int64_t runs_in_a_second(void *context) {
+    struct timespec start, end;
+    clock_gettime(CLOCK_MONOTONIC, &start);
+    if (model->run(context)) stop(model->error(), "");
+    clock_gettime(CLOCK_MONOTONIC, &end);
+    int64_t taken = (end.tv_sec - start.tv_sec) * INT64_C(1000000000) + end.tv_nsec - start.tv_nsec;
+    int64_t runs = 1000000000 / (taken + 1);
+    return runs < 10 ? 10 : runs > 500 ? 500 : runs;
+}
+
+static void print_profile(void *context, int64_t runs, int threads) {
+    const OnyxcProfileV1 *profile = PROFILE();
+    const int steps = profile->steps(context);
+    if (model->run(context)) stop(model->error(), "");
+    if (runs < 1) runs = runs_in_a_second(context);
+    int64_t *times = malloc(((size_t)runs + 1) * (1 + (size_t)steps) * sizeof *times), *calls = times + runs * (1 + steps);
+    if (!times) stop("not enough memory for the times of all runs", "");
+    if (profile->run(context, (int)runs, times, calls)) stop(model->error(), "");
+    printf("level %s\ncalls", model->level(context));
+    for (int i = 0; i < steps; i++) printf(" %lld", (long long)calls[i]);
+    for (int64_t i = 0; i < runs; i++) {
+        printf("\nrun");
+        for (int k = 0; k <= steps; k++) printf(" %lld", (long long)times[i * (1 + steps) + k]);
+    }
+    printf("\npeak %.0f %.0f\n", profile->peak(context, 0, threads), profile->peak(context, 1, threads));
+    for (int64_t bytes = 16 << 10; bytes <= 256 << 20; bytes *= 4)
+        printf("bandwidth %lld %.0f\n", (long long)bytes, profile->bandwidth(context, bytes, threads));
+    free(times);
+    if (fflush(stdout)) stop("cannot write to stdout", "");
+}
+
 int main(int count, char **arguments) {
     const char *prefix = "output", *weights = NULL;
-    int threads = 1, times = 0, stream = 0, next = 1;
+    int threads = 1, times = 0, stream = 0, pairs = -1, next = 1;
     for (; next < count && arguments[next][0] == '-'; next++) {
         char option = arguments[next][1];
         if (option == 's') stream = 1;
-        else if (option && strchr("tnwo", option) && next + 1 < count) {
+        else if (option && strchr("tnpwo", option) && next + 1 < count) {
             const char *value = arguments[++next];
             if (option == 't') threads = atoi(value);
             if (option == 'n') times = atoi(value);
+            if (option == 'p') pairs = atoi(value);
             if (option == 'w') weights = value;
             if (option == 'o') prefix = value;
-        } else stop("usage: run [-t THREADS] [-n TIMES] [-w WEIGHTS] (-s | [-o PREFIX] NAME=FILE...); not understood: ", arguments[next]);
+        } else stop("usage: run [-t THREADS] [-n TIMES | -p TIMES] [-w WEIGHTS] (-s | [-o PREFIX] NAME=FILE...); not understood: ",
+                  arguments[next]);
     }
     model = TABLE();
     void *context = model->create(threads, weights);
@@ -135,9 +178,12 @@ int main(int count, char **arguments) {
         if (stream) read_exactly(stdin, model->input_data(context, i), model->input[i].bytes, model->input[i].name);
         else read_input(context, arguments[next + i]);
     }
-    run_times(context, times);
-    if (stream) stream_outputs(context);
-    for (int i = 0; !stream && i < model->outputs; i++) write_output(context, i, prefix);
+    if (pairs >= 0) print_profile(context, pairs, threads);
+    else {
+        run_times(context, times);
+        if (stream) stream_outputs(context);
+        for (int i = 0; !stream && i < model->outputs; i++) write_output(context, i, prefix);
+    }
     model->destroy(context);
     return 0;
 }

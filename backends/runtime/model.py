@@ -11,6 +11,7 @@ from typing import Any
 
 from onyxc.backends.artifact import manifest
 from onyxc.backends.artifact.manifest import Manifest
+from onyxc.backends.runtime.groups import flattened, grouped
 from onyxc.backends.runtime.library import Context, RunError, load_table
 from onyxc.backends.runtime.specs import Array, Spec, checked, specs
 from onyxc.compiler.errors import ModelError
@@ -27,19 +28,27 @@ class Model:
         self.inputs: tuple[Spec, ...] = specs(self.manifest.inputs)
         self.outputs: tuple[Spec, ...] = specs(self.manifest.outputs)
         self.threads = threads
+        self._has_groups = bool(self.manifest.takes or self.manifest.gives)
         self._table = load_table(_library(folder, self.manifest))
         self._weights = (folder / self.manifest.weights).resolve() if self.manifest.weights else None
         self._idle: list[Context] = []
         self._closed = False
         self._lock = threading.Lock()
         self._idle.append(self._context())  # what is wrong comes out when loading
+        self._level = self._idle[0].level
 
-    def run(self, feeds: Mapping[str, Any]) -> list[Array]:
-        """The outputs for the inputs ``feeds``, in graph order.
+    def run(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """The outputs for the inputs ``feeds``, in graph order: arrays; lists of arrays for sequences.
 
         Raises:
             InputError: a name, dtype or shape does not fit.
         """
+        if not self._has_groups:
+            return self._run(feeds)
+        found = self._run(flattened(self.manifest.takes, feeds))
+        return grouped(self.manifest.gives, found) if self.manifest.gives else found
+
+    def _run(self, feeds: Mapping[str, Any]) -> list[Array]:
         try:
             context = self._idle.pop()
         except IndexError:
@@ -55,6 +64,11 @@ class Model:
                 self.close()
 
     __call__ = run
+
+    @property
+    def level(self) -> str:
+        """Which of the targets that the artifact holds runs on this machine."""
+        return self._level
 
     def close(self) -> None:
         """Free the memory and end the worker threads; runs in progress end first."""
@@ -80,7 +94,7 @@ class Model:
 
     def __repr__(self) -> str:
         takes, gives = ", ".join(map(str, self.inputs)), ", ".join(map(str, self.outputs))
-        return f"Model({self.manifest.name!r}: {takes} -> {gives}; {self.manifest.target})"
+        return f"Model({self.manifest.name!r}: {takes} -> {gives}; {self.level})"
 
 
 def load(folder: str | os.PathLike[str], threads: int = 1) -> Model:
@@ -92,14 +106,23 @@ def load(folder: str | os.PathLike[str], threads: int = 1) -> Model:
     return Model(Path(folder), threads)
 
 
-def _library(folder: Path, found: Manifest) -> Path:
-    path = folder / found.library
+def check_machine(folder: Path, found: Manifest) -> None:
+    """Refuse an artifact for another kind of processor.
+
+    Raises:
+        ModelError: the message says what would run it.
+    """
     machine = platform.machine()
     if found.arch != ("armv7" if machine.startswith("arm") else machine):
         raise ModelError(
             f"{folder} is compiled for {found.target}, this machine is {machine}: "
             f"run it there, or by an emulator (onyxc run --runner)"
         )
+
+
+def _library(folder: Path, found: Manifest) -> Path:
+    check_machine(folder, found)
+    path = folder / found.library
     if not found.library.endswith(".so"):
         raise ModelError(f"{folder} holds a static archive: compile with --library shared to load it from Python")
     if not path.is_file():

@@ -3,8 +3,6 @@
  * The caller works too. Workers spin for a millisecond after each call, so that the next kernel of the same run
  * starts in a tenth of a microsecond; then they sleep. With more threads than processors nobody spins.
  */
-#include <time.h>
-
 #define SPIN_NANOSECONDS 1000000
 #define POLITE_NANOSECONDS 20000 /* after which others that want the processor get it */
 
@@ -40,17 +38,11 @@ static inline void relax(void) {
 #endif
 }
 
-static long long nanoseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
 /* Spin until (*word == value) is `equal`; 0 if it did not happen in time. */
 static int spin(atomic_uint *word, unsigned value, int equal, long limit) {
     if ((atomic_load(word) == value) == equal) return 1;
     if (!limit) return 0;
-    for (long long start = nanoseconds(), now = start; now < start + limit; now = nanoseconds()) {
+    for (int64_t start = nanoseconds(), now = start; now < start + limit; now = nanoseconds()) {
         if (now > start + POLITE_NANOSECONDS) sched_yield();
         for (int i = 0; i < 64; i++) {
             if ((atomic_load_explicit(word, memory_order_acquire) == value) == equal) return 1;

@@ -13,13 +13,14 @@ import numpy as np
 
 from onyxc.backends.artifact import manifest
 from onyxc.backends.artifact.manifest import Manifest
+from onyxc.backends.runtime.groups import flattened, grouped
 from onyxc.backends.runtime.library import RunError
 from onyxc.backends.runtime.specs import Array, Spec, checked, specs
 from onyxc.compiler.errors import ModelError, OptionError
 
 
-def run_with(folder: str | os.PathLike[str], feeds: Mapping[str, Any], runner: str, *, threads: int = 1) -> list[Array]:
-    """The outputs of the artifact in ``folder`` for ``feeds``, computed under ``runner``.
+def run_with(folder: str | os.PathLike[str], feeds: Mapping[str, Any], runner: str, *, threads: int = 1) -> list[Any]:
+    """The outputs of the artifact in ``folder`` for ``feeds``, computed under ``runner``; as `Model.run` gives them.
 
     ``runner`` is an emulator, ``"qemu-aarch64 -cpu max"``, which is followed by the program's path; or ``"ssh board"``
     with any options, which gets the files by the same connection, into a temporary folder that is removed at the end.
@@ -29,21 +30,24 @@ def run_with(folder: str | os.PathLike[str], feeds: Mapping[str, Any], runner: s
         InputError: a name, dtype or shape does not fit.
         RunError: the runner or the program failed.
     """
-    folder = Path(folder)
-    found = manifest.read(folder)
+    found = manifest.read(Path(folder))
+    stdin = b"".join(a.tobytes() for a in checked(specs(found.inputs), flattened(found.takes, feeds)))
+    outputs = _outputs(specs(found.outputs), start(Path(folder), found, runner, ["-t", str(threads)], stdin))
+    return grouped(found.gives, outputs) if found.gives else outputs
+
+
+def start(folder: Path, found: Manifest, runner: str, options: Sequence[str], stdin: bytes) -> bytes:
+    """What the program of the artifact in ``folder`` prints when it gets all inputs as ``stdin``."""
     if not found.runner or not (folder / found.runner).is_file():
         raise ModelError(f"{folder} has no program to run: compile the model again")
-    stdin = b"".join(a.tobytes() for a in checked(specs(found.inputs), feeds))
-    options = ["-s", "-t", str(threads)]
+    options = ["-s", *options]
     try:
         command = shlex.split(runner)
     except ValueError as error:
         raise OptionError(f"runner {runner!r} is not a command: {error}") from None
     if command and Path(command[0]).name in ("ssh", "dbclient"):
-        stdout = _run_remote(command, folder, found, options, stdin)
-    else:
-        stdout = _execute([*command, str(folder / found.runner), *options], stdin)
-    return _outputs(specs(found.outputs), stdout)
+        return _run_remote(command, folder, found, options, stdin)
+    return _execute([*command, str(folder / found.runner), *options], stdin)
 
 
 def _run_remote(ssh: Sequence[str], folder: Path, found: Manifest, options: Sequence[str], stdin: bytes) -> bytes:

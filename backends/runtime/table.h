@@ -18,7 +18,7 @@ typedef struct {
 typedef struct {
     int32_t version; /* 1 */
     int32_t inputs, outputs;
-    const char *name, *target;
+    const char *name, *target; /* several targets have commas between them */
     const OnyxcTensorV1 *input, *output;
     int64_t arena_bytes, weight_bytes;
     void *(*create)(int threads, const char *weights);
@@ -28,6 +28,7 @@ typedef struct {
     const int64_t *(*output_shape)(void *context, int index);
     void (*destroy)(void *context);
     const char *(*error)(void);
+    const char *(*level)(void *context); /* which of the targets runs */
 } OnyxcModelV1;
 
 #endif

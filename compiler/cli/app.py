@@ -24,7 +24,7 @@ app = typer.Typer(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Exit codes: 0 done, 1 the model or an option is at fault, 2 wrong usage, 3 our fault."""
-    from onyxc.compiler.cli import build, demo, look, use  # noqa: F401 - they register commands
+    from onyxc.compiler.cli import build, demo, inspect, look, profile, use  # noqa: F401 - they register commands
     from onyxc.compiler.worker import InternalError
 
     try:

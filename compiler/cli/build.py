@@ -58,6 +58,9 @@ def compile_(
         size = sum((artifact.folder / f).stat().st_size for f in (made.library, made.weights) if f)
         took = time.perf_counter() - start
         print(f"{out}: {size / 2**20:.2f} MiB for {made.target}, {made.kernels} kernels, {took:.1f} s")
+        noted = sum(len(level.notes) for level in made.levels)
+        if noted:
+            print(f"{noted} kernels were planned again or touch the stack in a sum: `onyxc inspect {out}` says which")
 
 
 @app.command()

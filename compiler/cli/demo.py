@@ -20,7 +20,7 @@ def demo(
 ) -> None:
     """Compile, verify, run and time a small digit classifier against onnxruntime."""
     from onyxc.compiler import bench, demo, driver, verification
-    from onyxc.compiler.engines import random_inputs
+    from onyxc.compiler.inputs import random_inputs
 
     folder = Path(demo.__file__).parent
     model, data = folder / "digits.onnx", np.load(folder / "digits.npz")

@@ -1,61 +1,14 @@
-"""`onyxc inspect`, `show`, `passes` and `targets`: looking without running."""
+"""`onyxc show`, `passes` and `targets`: looking without running."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict, fields
-from pathlib import Path
+from dataclasses import MISSING, fields
 from typing import Annotated, Any
 
 import typer
 
 from onyxc.compiler.cli import options, report
 from onyxc.compiler.cli.app import app
-
-
-@app.command()
-def inspect(
-    path: Annotated[str, typer.Argument(metavar="MODEL|DIR", help="A model file or an artifact.")],
-    json: options.JsonFile = "",
-) -> None:
-    """What a model or an artifact holds: inputs, outputs, sizes, operators."""
-    facts = _artifact(Path(path)) if Path(path).is_dir() else _model(path)
-    if json:
-        report.write_json(facts, json)
-    if json == "-":
-        return
-    rows = []
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        elif isinstance(value, list | tuple):
-            value = "\n".join(options.shorten(str(v), 120) for v in value)
-        rows.append((key, str(value)))
-    report.table(("", ""), rows)
-
-
-def _model(path: str) -> dict[str, Any]:
-    from onyxc.compiler.ir.statistics import measure, operators
-    from onyxc.compiler.loader import load
-
-    graph = load(path)
-    return {
-        "model": path,
-        "inputs": [f"{v.name}: {v.type}" for v in graph.inputs],
-        "outputs": [f"{n}: {v.type}" for n, v in zip(graph.output_names, graph.outputs, strict=True)],
-        **measure(graph).as_dict(),
-        "operators": dict(operators(graph).most_common()),
-    }
-
-
-def _artifact(path: Path) -> dict[str, Any]:
-    from onyxc.backends.artifact import manifest
-
-    found = manifest.read(path)
-    facts = asdict(found)
-    for side in ("inputs", "outputs"):
-        facts[side] = [f"{t.name}: {t.dtype}{list(t.shape)}{' at most' * t.dynamic}" for t in getattr(found, side)]
-    facts["files"] = {f.name: f"{f.stat().st_size} bytes" for f in sorted(path.iterdir()) if f.is_file()}
-    return facts
 
 
 @app.command()
@@ -113,16 +66,22 @@ def _short(value: Any) -> str:
 
 @app.command()
 def targets(json: options.JsonFile = "") -> None:
-    """List the processors that models can be compiled for."""
-    from onyxc.backends.target import PRESETS, host
+    """List the processors that models can be compiled for, and what plans take for granted about each."""
+    from onyxc.backends import target
 
-    rows = [
-        {"name": t.name, "vector": t.vector_bytes * 8, "registers": t.registers, "what": t.description}
-        for t in PRESETS.values()
-    ]
+    rows: list[dict[str, Any]] = [
+        {
+            "name": t.name, "arch": t.arch, "vector": t.vector_bytes * 8, "registers": t.registers, "l1": t.l1,
+            "l2": t.l2, "l3": t.l3, "cores": t.cores, "features": list(t.features), "what": t.description,
+        }
+        for t in target.PRESETS.values()
+    ]  # fmt: skip
+    host, caches, cores = target.host(), target.host_caches(), target.host_cores()
     if json:
-        report.write_json({"host": host().name, "targets": rows}, json)
+        report.write_json({"host": host.name, "caches": caches, "cores": cores, "targets": rows}, json)
     if json != "-":
-        head = ("target", "vector bits", "registers", "")
-        report.table(head, [(r["name"], r["vector"], r["registers"], r["what"]) for r in rows])
-        print(f"host is {host().name}")
+        head = ("target", "vector bits", "registers", "L1 KiB", "L2 KiB", "L3 KiB", "cores", "")
+        keys = ("name", "vector", "registers", "l1", "l2", "l3", "cores", "what")
+        report.table(head, [[r[k] // 1024 if k in ("l1", "l2", "l3") else r[k] for k in keys] for r in rows])
+        sizes = "".join(f", {level.upper()} {size // 1024} KiB" for level, size in caches.items())
+        print(f"host is {host.name} (this machine: {cores} cores{sizes})")

@@ -12,7 +12,7 @@ from onyxc.compiler.errors import OptionError
 
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX model file.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A compiled artifact.")]
-TargetName = Annotated[str, typer.Option("--target", help="Processor to compile for; see `onyxc targets`.")]
+TargetName = Annotated[str, typer.Option("--target", help="Processor, or levels of one, a,b; see `onyxc targets`.")]
 Level = Annotated[int, typer.Option("-O", min=0, max=3, help="Optimization level.")]
 PipelineFile = Annotated[str, typer.Option("--pipeline", metavar="FILE", help="TOML file of passes, in place of -O.")]
 Dims = Annotated[list[str], typer.Option("--input-dim", metavar="NAME=N", help="Size of a symbolic dimension.")]
@@ -51,12 +51,29 @@ def _dim(text: str) -> tuple[str, int]:
     return name, int(size)
 
 
-def _shape(text: str) -> tuple[str, tuple[int, ...]]:
-    name, colon, numbers = text.rpartition(":")
-    parts = [n.strip() for n in numbers.split(",")] if numbers.strip() else []
-    if not colon or not all(n.isdecimal() for n in parts):
-        raise OptionError(f"--input-shape {text}: write NAME:1,3,224,224 (NAME: alone for a scalar)")
-    return name, tuple(map(int, parts))
+def _shape(text: str) -> tuple[str, Any]:
+    """NAME:1,2 for a tensor, NAME:1,2;1,3 for a sequence, NAME:none for an optional that is missing."""
+    name, colon, sizes = text.rpartition(":")
+    if colon and sizes.strip() == "none":
+        return name, None
+    try:
+        shapes = [tuple(map(_size, part.split(","))) if part.strip() else () for part in sizes.split(";")]
+    except ValueError:
+        colon = ""
+    if not colon:
+        raise OptionError(
+            f"--input-shape {text}: write NAME:1,3,224,224 (NAME: alone for a scalar), "
+            "for a sequence its elements NAME:1,2;1,3"
+        )
+    if len(shapes) == 1:
+        return name, shapes[0]
+    return name, shapes[:-1] if shapes[-1] == () else shapes
+
+
+def _size(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(text)
+    return int(text)
 
 
 def _value(text: str) -> tuple[str, Any]:

@@ -38,16 +38,21 @@ def progress() -> Iterator[Report]:
         yield report
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a table; columns of numbers are right-aligned."""
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], width: int = WIDTH) -> None:
+    """Print a table; columns of numbers are right-aligned. A cell may be rich's Text, with colours of its own."""
     made = Table(box=None, pad_edge=False, show_header=any(head))
     for index, name in enumerate(head):
-        numeric = bool(rows) and all(isinstance(r[index], int | float) for r in rows)
+        numeric = bool(rows) and all(isinstance(r[index], int | float) or _is_right(r[index]) for r in rows)
         made.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(_cell(value)) for value in row))  # Text: names may look like rich's markup
+        # Text: names may look like rich's markup
+        made.add_row(*(value if isinstance(value, Text) else Text(_cell(value)) for value in row))
     console = Console()
-    (console if console.is_terminal else Console(width=WIDTH)).print(made)
+    (console if console.is_terminal else Console(width=width)).print(made)
+
+
+def _is_right(value: Any) -> bool:
+    return isinstance(value, Text) and value.justify == "right"
 
 
 def _cell(value: Any) -> str:

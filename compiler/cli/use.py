@@ -8,15 +8,16 @@ import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
 from onyxc.compiler.cli import options, report
 from onyxc.compiler.cli.app import USER, app
-from onyxc.compiler.engines import Feeds, random_inputs
+from onyxc.compiler.engines import Feeds
 from onyxc.compiler.errors import InputError, OptionError
+from onyxc.compiler.inputs import random_inputs
 from onyxc.compiler.ir.graph import Array
 
 Inputs = Annotated[list[str], typer.Option("--input", metavar="NAME=FILE.npy", help="An input; default: seeded noise.")]
@@ -32,9 +33,10 @@ def run(
 ) -> None:
     """Run an artifact on arrays from files and print (or write) its outputs."""
     from onyxc.backends.artifact import manifest
+    from onyxc.backends.runtime.groups import arrays
 
     names = [t.name for t in manifest.read(Path(folder)).outputs]
-    results = _run(folder, _feeds(folder, input), threads, runner)
+    results = arrays(_run(folder, inputs_of(folder, input), threads, runner))
     if out:
         report.write_file(out, _npz(names, results))
     rows = [(n, f"{r.dtype}{list(r.shape)}", _summary(r)) for n, r in zip(names, results, strict=True)]
@@ -60,10 +62,10 @@ def verify(
 
     with tempfile.TemporaryDirectory(prefix="onyxc-verify-") as work, report.progress() as show:
         if every_tensor:
-            feed = _feeds(folder, input)
+            feed = inputs_of(folder, input)
             found = verification.every_tensor(model, Path(folder), Path(work), feed, execute, show)
         else:
-            feeds = [_feeds(folder, input, seed) for seed in range(1 if input else seeds)]
+            feeds = [inputs_of(folder, input, seed) for seed in range(1 if input else seeds)]
             found = verification.outputs(model, Path(folder), feeds, execute)
     if json:
         report.write_json([d.as_dict() for d in found], json)
@@ -93,7 +95,7 @@ def bench(
     engines = [e for e in against.split(",") if e]
     if engines and not model:
         raise typer.BadParameter("needs --model MODEL: the other engines run the model file", param_hint="--against")
-    results = bench_.compare(Path(folder), model, engines, _feeds(folder, input), threads, seconds)
+    results = bench_.compare(Path(folder), model, engines, inputs_of(folder, input), threads, seconds)
     if json:
         report.write_json([r.as_dict() for r in results], json)
     if json != "-":
@@ -101,12 +103,14 @@ def bench(
         report.table(("engine", "median ms", "min ms", "runs", "onyxc / engine"), rows)
 
 
-def _feeds(folder: str, given: Sequence[str], seed: int = 0) -> Feeds:
-    """The artifact's inputs: what was given by files, and seeded noise for the others."""
+def inputs_of(folder: str, given: Sequence[str], seed: int = 0) -> Feeds:
+    """The artifact's inputs: what was given by files, and seeded noise for the others; lists for sequences."""
     from onyxc.backends.artifact import manifest
+    from onyxc.backends.runtime.groups import gathered
     from onyxc.backends.runtime.specs import specs
 
-    feeds = random_inputs(specs(manifest.read(Path(folder)).inputs), seed)
+    made = manifest.read(Path(folder))
+    feeds = random_inputs(specs(made.inputs), seed)
     for text in given:
         name, equals, file = text.rpartition("=")
         if not equals:
@@ -121,10 +125,10 @@ def _feeds(folder: str, given: Sequence[str], seed: int = 0) -> Feeds:
         if not isinstance(found, np.ndarray):
             raise OptionError(f"--input {name}: {file} holds several arrays; give a .npy file")
         feeds[name] = found
-    return feeds
+    return gathered(made.takes, feeds)
 
 
-def _run(folder: str | Path, feeds: Feeds, threads: int, runner: str) -> list[Array]:
+def _run(folder: str | Path, feeds: Feeds, threads: int, runner: str) -> list[Any]:
     from onyxc.backends import runtime
 
     if runner:

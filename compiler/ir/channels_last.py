@@ -4,7 +4,8 @@
     Pool(x)                                    kind = max or average
     LRN(x)                                     local response normalization along the last axis
 
-``pads`` are (top, left, bottom, right). A Conv with ``planar`` = 1 reads x as [N, C, H, W].
+``pads`` are (top, left, bottom, right). A Conv with ``planar`` = 1 reads x as [N, C, H, W], one with ``shuffle`` = g
+reads the channels of x as if they had been shuffled: from [g, C/g] to [C/g, g].
 Each has a decomposition into standard operators, with which it is written back as ONNX.
 """
 
@@ -13,8 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from onyxc.compiler.ir import infer, schema
-from onyxc.compiler.ir.graph import Graph, Node, Value
+from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 from onyxc.compiler.ir.types import TensorType, Type, is_float
 
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -25,6 +28,11 @@ def ints(node: Node, name: str) -> tuple[int, ...]:
     value = node.attrs[name]
     assert isinstance(value, tuple)
     return tuple(int(v) for v in value)
+
+
+def shuffle_order(channels: int, groups: int) -> Array:
+    """The channel of x that each channel of the shuffled x is, int64 [channels]."""
+    return np.arange(channels).reshape(groups, -1).T.reshape(-1)
 
 
 def window(size: int, kernel: int, stride: int, dilation: int, before: int, after: int, ceil: bool = False) -> int:
@@ -78,7 +86,10 @@ def lrn_type(node: Node) -> tuple[Type, ...]:
 def decompose(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
     """``node`` in standard operators, appended to ``body``; returns the result."""
     x = inputs[0]
-    attrs: dict[str, Any] = {k: v for k, v in node.attrs.items() if k not in ("planar", "kind")}
+    attrs: dict[str, Any] = {k: v for k, v in node.attrs.items() if k not in ("planar", "kind", "shuffle")}
+    if node.attrs.get("shuffle"):
+        order = shuffle_order(_input(node).dims[-1], int(node.attrs["shuffle"]))  # type: ignore[arg-type]
+        x = infer.add(body, "Gather", [x, body.constant(order, "order")], axis=3).output
     if not node.attrs.get("planar"):
         x = infer.add(body, "Transpose", [x], perm=TO_FIRST).output
     if node.op == "Conv":

@@ -48,8 +48,8 @@ def fuse(graph: Graph, nodes: Sequence[Node]) -> Node:
             return None
         if value not in mapped:
             if is_parameter(value):
-                mapped[value] = Value(value.name, value.type, const=value.const, facts=dict(value.facts))
-                body._names.add(value.name)
+                name = body.fresh_name(value.name)
+                mapped[value] = Value(name, value.type, const=value.const, facts=dict(value.facts))
             else:
                 mapped[value] = arguments[value] = body.add_input(value.name, value.type)
         return mapped[value]

@@ -8,9 +8,10 @@ from typing import Any
 import onnx
 
 from onyxc.compiler.ir.graph import Graph
+from onyxc.compiler.loader.bind import Contents, bind
 from onyxc.compiler.loader.from_onnx import complete, declared_type, infer_shapes, to_graph
 from onyxc.compiler.loader.functions import function_body, opset_of
-from onyxc.compiler.loader.read import bind, read
+from onyxc.compiler.loader.read import read
 from onyxc.compiler.loader.to_onnx import to_model
 
 __all__ = ["function_body", "load", "opset_of", "to_model"]
@@ -20,12 +21,13 @@ def load(
     model: str | Path | bytes | onnx.ModelProto | Graph,
     *,
     input_dims: dict[str, int] | None = None,
-    input_shapes: dict[str, tuple[int, ...]] | None = None,
+    input_shapes: dict[str, Contents] | None = None,
     input_values: dict[str, Any] | None = None,
 ) -> Graph:
     """A Graph from a path, bytes, a ModelProto (or a Graph, which is copied).
 
-    ``input_dims``: symbolic dimension -> size; ``input_shapes``: input -> whole shape; ``input_values``: input ->
+    ``input_dims``: symbolic dimension -> size; ``input_shapes``: input -> whole shape (of a sequence: the list of its
+    elements' shapes, which makes inputs x.0, x.1 ... of it; of a missing optional: None); ``input_values``: input ->
     value, which makes the input a constant.
 
     Raises:

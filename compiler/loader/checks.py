@@ -26,10 +26,20 @@ def check_node(node: Node, opset: int) -> None:
     _check_channels(node)
     _check_reshape(node)
     _check_branches(node)
+    if node.graph is not None and node.graph.parent is None:  # a branch may never be taken
+        check_sizes(node)
+
+
+def check_sizes(node: Node) -> None:
+    """No dimension of a result is negative.
+
+    Raises:
+        ModelError: a window or a slice is larger than the input.
+    """
     for value in node.outputs:
         if any(isinstance(d, int) and d < 0 for d in _shape(value) or ()):
             raise ModelError(
-                f"{node.label()}: {value.name!r} would be {value.type}, the window is larger than the input"
+                f"{node.label()}: {value.name!r} would be {value.type}, a window or slice is larger than the input"
             )
 
 

@@ -40,9 +40,7 @@ FUNCTIONS: dict[str, str] = {
         f"QLinear{op}": _QLINEAR_UNARY.format(op=op, attributes="", references="")
         for op in ("Sigmoid", "GlobalAveragePool")
     },
-    "QLinearLeakyRelu": _QLINEAR_UNARY.format(
-        op="LeakyRelu", attributes=" <alpha>", references="<alpha: float = @alpha>"
-    ),
+    "QLinearLeakyRelu": _QLINEAR_UNARY.format(op="LeakyRelu", attributes=" <alpha>", references="<alpha: float = @alpha>"),
     "QLinearSoftmax": _QLINEAR_UNARY.format(op="Softmax", attributes=" <axis>", references="<axis: int = @axis>"),
     "QLinearAveragePool": _QLINEAR_UNARY.format(op="AveragePool", **_POOL),
     "QuantizeLinear": "QuantizeLinear <axis> (x, s, z) => (y) { y = QuantizeLinear<axis: int = @axis>(x, s, z) }",
@@ -71,9 +69,7 @@ def _concat(node: onnx.NodeProto) -> str:
 
 def _gemm(node: onnx.NodeProto) -> str:
     """QGemm, with or without a bias of scale as * bs, quantized or float."""
-    attrs = {"alpha": 1.0, "transA": 0, "transB": 0} | {
-        a.name: onnx.helper.get_attribute_value(a) for a in node.attribute
-    }
+    attrs = {"alpha": 1.0, "transA": 0, "transB": 0} | {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     alpha, a, b = attrs["alpha"], attrs["transA"], attrs["transB"]
     present = [*node.input, "", "", ""]
     bias, last = bool(present[6]), bool(present[7])

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +17,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
-from onyxc.compiler.errors import ModelError, OptionError
+from onyxc.compiler.errors import ModelError
 from onyxc.compiler.ir import schema
 from onyxc.compiler.ir.graph import Array
 from onyxc.compiler.ir.types import DTYPES, itemsize, numpy_dtype
@@ -219,82 +218,3 @@ def _unchanged(graph: onnx.GraphProto, version: int) -> bool:
         if any(not _unchanged(a.g, version) for a in node.attribute if a.HasField("g")):
             return False
     return True
-
-
-# ---- dimensions and inputs
-
-
-def bind(
-    source: Source,
-    dims: dict[str, int] | None = None,
-    shapes: dict[str, tuple[int, ...]] | None = None,
-    values: dict[str, Any] | None = None,
-) -> None:
-    """Fix symbolic dimensions by name, whole input shapes, and inputs that become constants.
-
-    Raises:
-        OptionError: a name is unknown or two values contradict each other.
-    """
-    graph = source.proto.graph
-    inputs = {i.name: i for i in graph.input if i.name not in source.tensors}
-    _bind_values(source, inputs, values or {})
-    symbols: dict[str, int] = {}
-    for name, shape in (shapes or {}).items():
-        _bind_shape(_known(name, inputs, "--input-shape"), tuple(shape), symbols)
-    named = {d.dim_param for i in inputs.values() for d in i.type.tensor_type.shape.dim if d.dim_param} | set(symbols)
-    for name, size in (dims or {}).items():
-        if name not in named:
-            raise OptionError(f"--input-dim {name}: no input has such a dimension; there are {_list(named)}")
-        if symbols.setdefault(name, size) != size or size < 0:
-            raise OptionError(f"dimension {name!r} cannot be {size}" + (f" and {symbols[name]}" if size >= 0 else ""))
-    for value in [*graph.input, *graph.output]:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param in symbols:
-                dim.dim_value = symbols[dim.dim_param]
-
-
-def _bind_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...], symbols: dict[str, int]) -> None:
-    tensor, name = value.type.tensor_type, value.name
-    if not tensor.HasField("shape"):
-        for size in shape:
-            tensor.shape.dim.add().dim_value = size
-        return
-    if len(shape) != len(tensor.shape.dim):
-        raise OptionError(f"--input-shape {name}: {len(shape)} dimensions given, the input has {len(tensor.shape.dim)}")
-    for dim, size in zip(tensor.shape.dim, shape, strict=True):
-        if dim.HasField("dim_value") and dim.dim_value > 0 and dim.dim_value != size:
-            raise OptionError(f"--input-shape {name}: dimension {dim.dim_value} of the model cannot become {size}")
-        if dim.dim_param and symbols.setdefault(dim.dim_param, size) != size:
-            raise OptionError(f"dimension {dim.dim_param!r} cannot be both {symbols[dim.dim_param]} and {size}")
-        if size < 0:
-            raise OptionError(f"--input-shape {name}: {size} is no size")
-        dim.dim_value = size
-
-
-def _bind_values(source: Source, inputs: dict[str, onnx.ValueInfoProto], values: dict[str, Any]) -> None:
-    graph = source.proto.graph
-    for name, value in values.items():
-        tensor = _known(name, inputs, "--input-value").type.tensor_type
-        dtype = numpy_dtype(DTYPES[tensor.elem_type])
-        try:
-            array = np.asarray(value).astype(dtype)
-        except (ValueError, TypeError) as error:
-            raise OptionError(f"--input-value {name}: {value!r} is no {dtype}") from error
-        shape = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
-        if tensor.HasField("shape") and (
-            len(shape) != array.ndim or any(d not in (-1, n) for d, n in zip(shape, array.shape, strict=True))
-        ):
-            wanted = [d if d >= 0 else "?" for d in shape]
-            raise OptionError(f"--input-value {name}: the input has shape {wanted}, the value {list(array.shape)}")
-        graph.initializer.append(numpy_helper.from_array(array, name))
-        graph.input.remove(inputs.pop(name))
-
-
-def _known(name: str, inputs: dict[str, onnx.ValueInfoProto], option: str) -> onnx.ValueInfoProto:
-    if name not in inputs:
-        raise OptionError(f"{option} {name}: the model has no such input; there are {_list(inputs)}")
-    return inputs[name]
-
-
-def _list(names: Any) -> str:
-    return ", ".join(map(repr, sorted(names))) or "none"

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onyxc.compiler.ir import infer, schema
-from onyxc.compiler.ir.graph import Graph, Node, Value, inline
+from onyxc.compiler.ir.copying import inline
+from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.loader import function_body, opset_of
 from onyxc.compiler.transform import Pass, PassResult
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onyxc.compiler.ir.graph import Graph, Node, inline
+from onyxc.compiler.ir.copying import inline
+from onyxc.compiler.ir.graph import Graph, Node
 from onyxc.compiler.transform import Pass, PassResult
 
 

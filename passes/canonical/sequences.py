@@ -4,9 +4,11 @@
     ConcatFromSequence(SplitToSequence(%x)), axis        ->   Concat(Split(%x))
     SequenceLength(SequenceConstruct(%a, %b))            ->   @2
     OptionalGetElement(Optional(%x))                     ->   %x
+    If(%c) {return SequenceConstruct(%a)} {... (%b)}     ->   SequenceConstruct(If(%c) {return %a} {return %b})
 
-Positions must be constant. Refused: sequences that are model inputs, or that a Loop or If builds (unroll and inline-if
-come first). A sequence that the model returns is still built.
+Positions must be constant. Refused: sequences that are model inputs (`loader.load` settles what they hold), or that a
+Loop builds (unroll comes first); branches that return different numbers of elements. A sequence that the model returns
+is built by one node at its end.
 """
 
 from __future__ import annotations
@@ -19,11 +21,12 @@ from typing import ClassVar
 import numpy as np
 
 from onyxc.compiler.ir.graph import Graph, Node, Value
-from onyxc.compiler.ir.types import OptionalType, TensorType
+from onyxc.compiler.ir.types import ONNX_CODES, OptionalType, TensorType
 from onyxc.compiler.rewrite import Builder
 from onyxc.compiler.transform import Pass, PassResult
 
 Known = dict[Value, list[Value]]  # a sequence's elements; an optional's one element, or none
+BUILDERS = ("SequenceConstruct", "SequenceEmpty", "Optional")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ class ResolveSequences(Pass):
     def run(self, graph: Graph) -> PassResult:
         """One forward walk that carries what every sequence holds."""
         counts: Counter[str] = Counter()
-        _walk(graph, {}, counts)
+        known: Known = {}
+        _walk(graph, known, counts)
+        _build_outputs(graph, known, counts)
         return PassResult(dict(counts))
 
 
@@ -45,7 +50,9 @@ def _walk(graph: Graph, known: Known, counts: Counter[str]) -> None:
             _walk(inner, known, counts)
         if node.domain:
             continue
-        if node.op in _MAKERS:
+        if node.op == "If":
+            counts["If"] += _split_branches(node, known)
+        elif node.op in _MAKERS:
             elements = _MAKERS[node.op](node, known)
             if elements is not None:
                 known[node.output] = elements
@@ -54,6 +61,61 @@ def _walk(graph: Graph, known: Known, counts: Counter[str]) -> None:
             if value is not None:
                 graph.replace(node, [value])
                 counts[node.op] += 1
+
+
+def _build_outputs(graph: Graph, known: Known, counts: Counter[str]) -> None:
+    """Sequences and optionals that the model returns are made of their elements at once."""
+    for index, value in enumerate(graph.outputs):
+        maker = value.producer
+        if isinstance(value.type, TensorType) or value not in known or (maker is not None and maker.op in BUILDERS):
+            continue
+        graph.set_output(index, _built(Builder(graph, None), value, known))
+        counts["output"] += 1
+
+
+def _built(op: Builder, value: Value, known: Known) -> Value:
+    if isinstance(value.type, TensorType) or value not in known:
+        return value
+    parts = [_built(op, v, known) for v in known[value]]
+    if isinstance(value.type, OptionalType):
+        return op.Optional(*parts) if parts else op.Optional(type=value.type.element)
+    if parts:
+        return op.SequenceConstruct(*parts)
+    element = value.type.element
+    return op.SequenceEmpty(dtype=ONNX_CODES[element.dtype] if isinstance(element, TensorType) else 1)
+
+
+def _split_branches(node: Node, known: Known) -> int:
+    """An If that returns sequences of as many elements on both sides returns the elements; 1 if it does now."""
+    sides = node.subgraphs()
+    if all(isinstance(v.type, TensorType) for v in node.outputs):
+        return 0
+    lists = [[_elements(v, known) for v in side.outputs] for side in sides]
+    for one, other in zip(*lists, strict=True):
+        if one is None or other is None or len(one) != len(other):
+            return 0
+        if any(a.type != b.type or not isinstance(a.type, TensorType) for a, b in zip(one, other, strict=True)):
+            return 0
+    graph = node.graph
+    assert graph is not None
+    for side, parts in zip(sides, lists, strict=True):
+        values = [v for part in parts for v in part or ()]
+        side.set_outputs(values, [f"{v.name}_{i}" for i, v in enumerate(values)])
+    made = graph.create("If", node.inputs, [v.type for v in sides[0].outputs], node.attrs, before=node, name=node.name)
+    node.attrs = {}
+    found = iter(made.outputs)
+    for value, part in zip(node.outputs, lists[0], strict=True):
+        known[value] = [next(found) for _ in part or ()]
+        single = isinstance(value.type, TensorType)
+        new = known[value][0] if single else _built(Builder(graph, node), value, known)
+        known[new] = known[value]
+        graph.replace_uses(value, new)
+    graph.erase(node)
+    return 1
+
+
+def _elements(value: Value, known: Known) -> list[Value] | None:
+    return [value] if isinstance(value.type, TensorType) else known.get(value)
 
 
 def _position(node: Node, index: int, length: int) -> int | None:
@@ -168,7 +230,7 @@ def _has(node: Node, known: Known) -> Value | None:
     assert node.graph is not None
     value = node.input(0)
     elements = [] if value is None else known.get(value)
-    if value is not None and isinstance(value.type, TensorType):
+    if value is not None and not isinstance(value.type, OptionalType):
         elements = [value]
     return None if elements is None else node.graph.constant(np.array(bool(elements)), node.output.name)
 

@@ -16,7 +16,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from onyxc.compiler.ir.graph import Graph, Node, Value, inline
+from onyxc.compiler.ir.copying import inline
+from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.ir.types import numpy_dtype
 from onyxc.compiler.rewrite import Builder, Refuse
 from onyxc.compiler.transform import Pass, PassResult

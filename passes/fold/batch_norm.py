@@ -5,6 +5,7 @@
     Conv(x * s + t, w, b)              ->  Conv(x, w * s, b + sum(w * t))      without padding, or where t = 0
     (MatMul(x, w) + b) * s             ->  MatMul(x, w * s) + b * s
     BatchNormalization(x)              ->  x * s + t                           where nothing else fits
+    (x * a + b) * c + d                ->  x * (a * c) + (b * c + d)
 
 after Conv, ConvTranspose, Gemm and MatMul; before Conv, Gemm and MatMul. Everything is computed in float64 and rounded
 once. A pruned weight stays pruned; a palette survives only a scale that is the same for the whole tensor. Refused:
@@ -224,7 +225,7 @@ def _before_gemm(node: Node, by: Affine, op: Builder) -> Value:
         vector = _along(added.const, (1, matrix.shape[1]), 1)
     if vector is None:
         raise Refuse("the addend is not a constant row")
-    total = vector * float(node.attrs["beta"]) + shift  # type: ignore[arg-type]
+    total = vector * node.real("beta") + shift
     bias = _vector(op, total, matrix.shape[1], weight, added)
     return op.like(node, by.x, made, bias, beta=1.0)
 
@@ -264,6 +265,20 @@ def batch_norm_to_arithmetic(op: Builder, node: Node) -> Value | None:
     if not np.all(np.isfinite(scale.astype(np.float64))) or not np.all(np.isfinite(shift.astype(np.float64))):
         raise Refuse("a factor overflows")
     return op.Add(op.Mul(found.x, op.constant(scale, "scale")), op.constant(shift, "shift"))
+
+
+class ScaledTwice(Rule):
+    """(x * a + b) * c + d = x * (a * c) + (b * c + d)."""
+
+    def pattern(self, op: Pattern, x: Any, a: Constant, b: Constant, c: Constant, d: Constant) -> Any:
+        return op.Add(op.Mul(op.Add(op.Mul(x, a), b), c), d)
+
+    def rewrite(self, op: Builder, x: Value, a: Value, b: Value, c: Value, d: Value, root: Node) -> Value:
+        if not is_float(x.dtype) or x.tensor.shape is None or x.tensor.shape != root.output.tensor.shape:
+            raise Refuse("the constants make the tensor larger, or it is of integers")
+        scale, shift, by, more = (np.asarray(v.const, np.float64) for v in (a, b, c, d))
+        made = (_rounded(scale * by, a), _rounded(shift * by + more, b))
+        return op.Add(op.Mul(x, op.constant(made[0], a.name)), op.constant(made[1], b.name))
 
 
 # ---- weights
@@ -319,4 +334,5 @@ class FoldBatchNorm(RulePass):
     name: ClassVar[str] = "fold-batch-norm"
     rules: ClassVar[tuple[Rule, ...]] = (
         into_operator_before, ScaleBiased(), into_operator_after, batch_norm_to_arithmetic,
+        ScaledTwice(),
     )  # fmt: skip

@@ -83,8 +83,11 @@ class FoldConstants(Pass):
 
     def _grows(self, node: Node) -> bool:
         before = sum(v.const.nbytes for v in node.inputs if v is not None and v.const is not None)
+        if node.op == "Range":  # also with limits of one element, which leave its type open
+            start, limit, step = (float(v.const.ravel()[0]) for v in node.inputs if v is not None and v.const is not None)
+            return step == 0 or (limit - start) / step * before / 3 > self.max_bytes
         if not all(v.tensor.is_static for v in node.outputs):
-            return node.op in ("Expand", "Tile", "ConstantOfShape", "Range")
+            return node.op in ("Expand", "Tile", "ConstantOfShape")
         after = sum(v.tensor.nbytes for v in node.outputs)
         return after > self.max_bytes and after > before
 

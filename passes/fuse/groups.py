@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onyxc.compiler.ir import facts, schema
-from onyxc.compiler.ir.fused import fuse
+from onyxc.compiler.ir.fused import body_of, fuse
 from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.transform import Pass, PassResult
 
@@ -59,7 +59,20 @@ def _is_anchor(node: Node) -> bool:
 
 
 def _is_movement(node: Node) -> bool:
-    return node.is_op(*BEFORE) and len(node.outputs) == 1
+    return node.is_op(*BEFORE) and len(node.outputs) == 1 and not _joins_images(node)
+
+
+def _joins_images(node: Node) -> bool:
+    """Whether a Concat joins what channels-last kernels compute: these write into the joint tensor at once."""
+    return node.is_op("Concat") and any(_is_image(v.producer) for v in node.inputs if v is not None)
+
+
+def _is_image(node: Node | None) -> bool:
+    """Whether a node, or a group's first one, is a convolution or pool of channels-last images, or joins such."""
+    if node is None:
+        return False
+    first = body_of(node).nodes[0] if node.op == "Fused" else node
+    return facts.key(first) in ("onyxc.Conv", "onyxc.Pool") or _joins_images(first)
 
 
 def _group(start: Node, limit: int, place: dict[Node, int]) -> list[Node]:
@@ -211,7 +224,7 @@ def _movement_behind(group: list[Node]) -> Node | None:
     """The one reader of the group's result, when it only moves elements and reads none twice."""
     last = group[-1].output
     node = last.only_user
-    if node is None or not node.is_op(*BEHIND) or node.graph is not group[0].graph or not node.output.tensor.is_static:
+    if node is None or not node.is_op(*BEHIND) or _joins_images(node) or node.graph is not group[0].graph or not node.output.tensor.is_static:
         return None
     if node.is_op("Pad") and node.attrs.get("mode", "constant") != "constant":
         return None

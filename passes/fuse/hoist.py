@@ -2,6 +2,7 @@
 
     f(Reshape(MatMul(x, w)), c)      ->   Reshape(f(MatMul(x, w), c))       c a scalar, or along last axes that stay
     f(Transpose(Conv(x, w)), c)      ->   Transpose(f(Conv(x, w), c'))      c' is c transposed
+    f(Concat(Conv(x, w), y), c)      ->   Concat(f(Conv(x, w), c), f(y, c)) c a scalar
 
 for elementwise f whose other operands are constants. So the scale of attention meets the product that makes the
 queries, and a bias that an exporter adds after a Reshape meets its product. Refused: movement that something else
@@ -43,6 +44,23 @@ def hoist(op: Builder, node: Node) -> Value | None:
     return op.like(move, made, *move.inputs[1:])
 
 
+@rule(*sorted(o for o in facts.UNARY | facts.BROADCASTING))
+def hoist_over_concat(op: Builder, node: Node) -> Value | None:
+    """f(Concat(x, y), c) = Concat(f(x, c), f(y, c)), where epilogues can take up all of the parts."""
+    data = [v for v in node.inputs if v is not None and v.const is None]
+    joint = data[0].producer if len(data) == 1 else None
+    if joint is None or not joint.is_op("Concat") or joint.output.only_user is not node or joint.graph is not node.graph:
+        return None
+    parts = [v for v in joint.inputs if v is not None]
+    numbers = [v for v in node.inputs if v is not None and v is not joint.output]
+    if not all(map(_is_computed, parts)) or any(v.const is None or v.const.size != 1 or v.tensor.rank for v in numbers):
+        return None
+    if not parts or node.inputs.count(joint.output) != 1:
+        return None
+    made = [op.like(node, *(p if v is joint.output else v for v in node.inputs)) for p in parts]
+    return op.like(joint, *made)
+
+
 def _is_computed(value: Value) -> bool:
     """Whether the value's operator, which nothing else may read, can take an epilogue."""
     node = value.producer
@@ -78,4 +96,4 @@ class HoistElementwise(RulePass):
     """Elementwise operators with constants in front of Reshape and Transpose."""
 
     name: ClassVar[str] = "hoist-elementwise"
-    rules: ClassVar[tuple[Rule, ...]] = (hoist,)
+    rules: ClassVar[tuple[Rule, ...]] = (hoist, hoist_over_concat)

@@ -13,7 +13,7 @@ from onyxc.backends.compile import to_program
 from onyxc.backends.program import Call, Copy, If, Loop, Program
 from onyxc.backends.target import get
 from onyxc.compiler import driver
-from onyxc.compiler.check import run_reference
+from onyxc.compiler.engines import run_reference
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.loader import load
 from onyxc.compiler.transform import PassManager

@@ -312,3 +312,12 @@ def test_input_value() -> None:
         parse("g (float[2] x, int64 n) => (float[2] y) { m = Cast <to = 1> (n) y = Mul(x, m) }"), input_values={"n": 3}
     )
     assert [v.name for v in graph.inputs] == ["x"]
+
+
+def test_a_branch_never_taken_may_not_fit() -> None:
+    split = "a, b, c, d = Split <num_outputs = 4> (x)"
+    with pytest.raises(ModelError, match=r"Split .*'d' would be f32\[-1\], a window or slice is larger"):
+        load(parse(f"g (float[5] x) => (float d) {{ {split} }}"))
+    then = f"then_branch = t () => (float d) {{ {split} }}"
+    other = "else_branch = e () => (float[5] r) { r = Relu(x) }"
+    load(parse(f"g (bool p, float[5] x) => (float y) {{ y = If (p) <{then}, {other}> }}"))

@@ -12,7 +12,8 @@ from onyxc.compiler.errors import PassError
 from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.ir.verify import verify
 from onyxc.compiler.loader import load
-from onyxc.compiler.rewrite import Builder, Constant, Maybe, Pattern, Refuse, Rule, apply_rules, kebab, match, rule
+from onyxc.compiler.patterns import match
+from onyxc.compiler.rewrite import Builder, Constant, Maybe, Pattern, Refuse, Rule, apply_rules, kebab, rule
 
 
 def graph(body: str, inputs: str = "float[2] x, float[2] z", outputs: str = "float[2] y", constants: str = "") -> Graph:

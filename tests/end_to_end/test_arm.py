@@ -14,7 +14,8 @@ import pytest
 from onyxc.backends import runtime
 from onyxc.compiler import compile
 from onyxc.compiler.compare import difference
-from onyxc.compiler.engines import OnnxRuntime, random_inputs
+from onyxc.compiler.engines import OnnxRuntime
+from onyxc.compiler.inputs import random_inputs
 
 Build = Callable[[str], tuple[onnx.ModelProto, Path]]
 

@@ -11,12 +11,14 @@ import pytest
 
 import onyxc.compiler.demo
 from onyxc.backends import build, runtime, target
+from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.write import write
 from onyxc.backends.compile import to_program
 from onyxc.backends.cuda import host, nvrtc
 from onyxc.backends.cuda.emulator import ENVIRONMENT, build_driver
 from onyxc.compiler.compare import difference
-from onyxc.compiler.engines import OnnxRuntime, random_inputs
+from onyxc.compiler.engines import OnnxRuntime
+from onyxc.compiler.inputs import random_inputs
 from onyxc.compiler.loader import load
 from onyxc.compiler.transform import PassManager
 from onyxc.passes import pipelines
@@ -38,7 +40,7 @@ def emulated(model: onnx.ModelProto, folder: Path, monkeypatch: pytest.MonkeyPat
     graph = load(model)
     PassManager(pipelines.compilation(2, "cuda", build.keep())).run(graph)
     program = to_program(graph, TARGET, "model")
-    write(program, [], TARGET, folder / "artifact", body=host.cuda_body(program, TARGET))
+    write([Level(TARGET, program)], folder / "artifact", body=host.cuda_body(program, TARGET))
     monkeypatch.setenv(ENVIRONMENT, str(build_driver([host.source(program)], folder)))
     return runtime.load(folder / "artifact")
 

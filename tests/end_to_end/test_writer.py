@@ -6,9 +6,9 @@ import graphs
 import onnx
 import pytest
 
-from onyxc.compiler.check import random_inputs
 from onyxc.compiler.compare import difference
 from onyxc.compiler.engines import OnnxRuntime
+from onyxc.compiler.inputs import graph_inputs
 from onyxc.compiler.loader import load, to_model
 from onyxc.compiler.transform import PassManager
 from onyxc.passes import pipelines
@@ -22,7 +22,7 @@ def test_compiled_form_runs_in_onnxruntime(name: str, kind: str) -> None:
     written = to_model(graph)
     onnx.checker.check_model(written)
     reference = OnnxRuntime(graphs.SMALL[name]())
-    feeds = random_inputs(graph)
+    feeds = graph_inputs(graph)
     for output, wanted, got in zip(reference.outputs, reference(feeds), OnnxRuntime(written)(feeds), strict=True):
         found = difference(output, wanted, got)
         assert found.ok, found

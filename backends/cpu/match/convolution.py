@@ -1,45 +1,64 @@
-"""Convolutions, and products with constant weights, which are pointwise convolutions."""
+"""Convolutions, and products with constant weights, which are pointwise convolutions.
+
+`KERNELS` lists what can compute one, best first; the first that suits the problem is taken.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
-from onyxc.backends.cpu import convolution, depthwise, integer_convolution, integer_depthwise
-from onyxc.backends.cpu.match.group import AnchoredGroup, broadcast_strides, four, supported, zero_points
-from onyxc.backends.cpu.shapes import ConvShape, dense_strides, planar_strides
-from onyxc.backends.recipe import Output, Piece, Recipe
+from onyxc.backends.cpu import convolution, depthwise, integer_convolution, integer_depthwise, winograd
+from onyxc.backends.cpu.epilogue import Epilogue
+from onyxc.backends.cpu.match.group import AnchoredGroup, supported, zero_points
+from onyxc.backends.cpu.shapes import ConvShape, Strides, dense_strides, planar_strides
+from onyxc.backends.places import strides_of
+from onyxc.backends.program import Kernel
+from onyxc.backends.recipe import Argument, Constant, Output, Piece, Recipe, Scratch
 from onyxc.backends.target import Target
-from onyxc.compiler.ir.channels_last import ints
+from onyxc.compiler.ir.channels_last import ints, shuffle_order
 from onyxc.compiler.ir.graph import Array
 
 
 def conv(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
-    if not supported(group):
+    shape = conv_shape(group)
+    return None if shape is None else finish(name, group, shape, lambda array: array, target)
+
+
+def conv_shape(group: AnchoredGroup) -> ConvShape | None:
+    """The shape of an onyxc.Conv whose weights and zero points are known."""
+    zero = zero_points(group)
+    if not supported(group) or zero is None:
         return None
     node, x, w = group.anchor, group.input(0), group.input(1)
-    zero = zero_points(group)
-    if zero is None:
-        return None
     planar = bool(node.attrs["planar"])
     n, h, width, c = (x.dims[0], x.dims[2], x.dims[3], x.dims[1]) if planar else x.dims
     out_n, out_h, out_w, out_c = group.shape
     pads = ints(node, "pads")
-    shape = ConvShape(
+    assert out_n == n
+    return ConvShape(
         batch=n, in_channels=c, out_channels=out_c, group=int(node.attrs["group"]), in_size=(h, width),  # type: ignore[arg-type]
         out_size=(out_h, out_w), kernel=(w.dims[2], w.dims[3]), strides=ints(node, "strides"),  # type: ignore[arg-type]
         dilations=ints(node, "dilations"), pads=pads,  # type: ignore[arg-type]
-        x_strides=planar_strides(c, h, width) if planar else dense_strides(h, width, c),
-        y_strides=dense_strides(out_h, out_w, out_c)[:3], x_dtype=x.dtype, w_dtype=w.dtype,
+        x_strides=planar_strides(c, h, width) if planar else strides_of(x),  # type: ignore[arg-type]
+        y_strides=group.y_strides[:3], x_dtype=x.dtype, w_dtype=w.dtype,  # type: ignore[arg-type]
         acc_dtype=node.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=zero[0],
+        shuffle=int(node.attrs.get("shuffle", 0)),  # type: ignore[arg-type]
     )  # fmt: skip
-    assert out_n == n
-    return finish(name, group, shape, lambda array: array, target)
 
 
 def constant_product(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
     """A product with constant weights."""
+    shape = product_shape(group)
+    if shape is None:
+        return None
+    return finish(name, group, shape, lambda array: np.ascontiguousarray(array.T)[:, :, None, None], target)
+
+
+def product_shape(group: AnchoredGroup) -> ConvShape | None:
+    """The pointwise convolution that a product with constant weights is, where the group is one."""
     a, b = group.input(0), group.input(1)
     if not supported(group) or len(b.dims) != 2 or not 2 <= len(a.dims) <= 4 or group.moved or group.after:
         return None
@@ -48,43 +67,107 @@ def constant_product(name: str, group: AnchoredGroup, target: Target) -> Recipe 
         return None
     n, h, w = (1,) * (4 - len(a.dims)) + a.dims[:-1]
     depth, columns = b.dims
-    shape = ConvShape(
+    return ConvShape(
         batch=n, in_channels=depth, out_channels=columns, group=1, in_size=(h, w), out_size=(h, w), kernel=(1, 1),
         strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), x_strides=dense_strides(h, w, depth),
         y_strides=dense_strides(h, w, columns)[:3], x_dtype=a.dtype, w_dtype=b.dtype,
         acc_dtype=group.anchor.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=zero[0],
     )  # fmt: skip
-    return finish(name, group, shape, lambda array: np.ascontiguousarray(array.T)[:, :, None, None], target)
 
 
 def finish(
-    name: str, group: AnchoredGroup, shape: ConvShape, pack: Callable[[Array], Array], target: Target
+    name: str, group: AnchoredGroup, shape: ConvShape, layout: Callable[[Array], Array], target: Target
 ) -> Recipe | None:
-    """The direct-convolution recipe of ``shape``; ``pack`` gives the model's weights as [O, I/g, KH, KW]."""
-    operands = group.operands()
-    zero = zero_points(group)
+    """The recipe of ``shape``; ``layout`` gives the model's weights as [O, I/g, KH, KW]."""
+    operands, zero = group.operands(), zero_points(group)
     if operands is None or zero is None:
         return None
-    strides = [four(broadcast_strides(v.dims, group.shape)) for v in operands]
-    epilogue = group.epilogue(operands, strides)
-    points = zero[1].reshape(-1, 1, 1, 1) if zero[1].ndim else zero[1]
-    if integer_depthwise.fits(shape, target):
-        narrow = integer_depthwise.plan(shape, target, zero[1])
-        kernel = integer_depthwise.emit(name, narrow, epilogue, target)
-        weights = group.packed(group.input(1), lambda w: integer_depthwise.pack(pack(w), narrow))
-    elif depthwise.fits(shape):
-        thin = depthwise.plan(shape, target)
-        kernel = depthwise.emit(name, thin, epilogue, target)
-        weights = group.packed(group.input(1), lambda w: depthwise.pack(pack(w), thin, points))
-    elif integer_convolution.fits(shape, target):
-        bytewise = integer_convolution.plan(shape, target, zero[1], tuple(strides))  # type: ignore[arg-type]
-        kernel = integer_convolution.emit(name, bytewise, epilogue, target)
-        weights = group.packed(group.input(1), lambda w: integer_convolution.pack(pack(w), bytewise))
-    else:
-        plan = convolution.plan(shape, target, tuple(strides))  # type: ignore[arg-type]
-        kernel = convolution.emit(name, plan, epilogue, target)
-        weights = group.packed(group.input(1), lambda w: convolution.pack(pack(w), plan, points))
-    args = (group.role(group.input(0)), weights, *(group.role(v) for v in operands), Output(0))
-    return [Piece(kernel, args, len(args) - 1)]
+    strides = [group.spread(v) for v in operands]
+    problem = Problem(name, shape, tuple(strides), zero[1], group.epilogue(operands, strides), target)  # type: ignore[arg-type]
+    made = next(s for kernel in KERNELS if (s := kernel(problem)) is not None)
+    weights = group.packed(group.input(1), lambda w: made.pack(layout(w)))
+    read = (group.role(group.input(0)), weights, *made.read, *(group.role(v) for v in operands))
+    return [Piece(made.kernel, (*read, Output(0), *made.extra), len(read))]
 
 
+@dataclass(frozen=True)
+class Problem:
+    """A convolution, what follows it, and the processor.
+
+    ``strides``: of the epilogue's operands along n, h, w, c; ``points``: the weights' zero points.
+    """
+
+    name: str
+    shape: ConvShape
+    strides: tuple[Strides, ...]
+    points: Array
+    epilogue: Epilogue
+    target: Target
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A kernel with arguments (x, packed weights, ``read``..., operands..., y, ``extra``...).
+
+    ``pack`` takes [O, I/g, KH, KW].
+    """
+
+    kernel: Kernel
+    pack: Callable[[Array], Array]
+    extra: tuple[Argument, ...] = ()
+    read: tuple[Argument, ...] = ()
+
+
+def _integer_depthwise(problem: Problem) -> Solution | None:
+    if not integer_depthwise.fits(problem.shape, problem.target):
+        return None
+    plan = integer_depthwise.plan(problem.shape, problem.target, problem.points)
+    kernel = integer_depthwise.emit(problem.name, plan, problem.epilogue, problem.target)
+    return Solution(kernel, lambda w: integer_depthwise.pack(w, plan))
+
+
+def _depthwise(problem: Problem) -> Solution | None:
+    if not depthwise.fits(problem.shape):
+        return None
+    plan = depthwise.plan(problem.shape, problem.target)
+    kernel = depthwise.emit(problem.name, plan, problem.epilogue, problem.target)
+    return Solution(kernel, lambda w: depthwise.pack(w, plan, _columns(problem.points)))
+
+
+def _integer(problem: Problem) -> Solution | None:
+    if not integer_convolution.fits(problem.shape, problem.target):
+        return None
+    plan = integer_convolution.plan(problem.shape, problem.target, problem.points, problem.strides)
+    kernel = integer_convolution.emit(problem.name, plan, problem.epilogue, problem.target)
+    return Solution(kernel, lambda w: integer_convolution.pack(w, plan))
+
+
+def _winograd(problem: Problem) -> Solution | None:
+    plan = winograd.plan(problem.shape, problem.target)
+    if plan is None:
+        return None
+    kernel = winograd.emit(problem.name, plan, problem.epilogue, problem.target)
+    return Solution(kernel, lambda w: winograd.pack(w, plan), (Scratch("float32", (plan.scratch,)),))
+
+
+def _direct(problem: Problem) -> Solution:
+    plan = convolution.plan(problem.shape, problem.target, problem.strides)
+    kernel = convolution.emit(problem.name, plan, problem.epilogue, problem.target)
+    shape = problem.shape
+    order = shuffle_order(shape.in_channels, shape.shuffle).astype(np.int32) if shape.shuffle else None
+    read = () if order is None else (Constant(order),)
+    return Solution(kernel, lambda w: convolution.pack(w, plan, _columns(problem.points)), read=read)
+
+
+def _columns(points: Array) -> Array:
+    """Zero points in a shape that broadcasts to [O, I/g, KH, KW]."""
+    return points.reshape(-1, 1, 1, 1) if points.ndim else points
+
+
+KERNELS: tuple[Callable[[Problem], Solution | None], ...] = (
+    _integer_depthwise,
+    _depthwise,
+    _integer,
+    _winograd,
+    _direct,
+)

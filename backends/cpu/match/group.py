@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ from onyxc.backends.cpu.epilogue import Epilogue, Operand
 from onyxc.backends.cpu.vectors import cast, fill, hold, lanes_of
 from onyxc.backends.kernels.expression import multiplicities
 from onyxc.backends.lowering import registry
+from onyxc.backends.places import dense, strides_of
 from onyxc.backends.lowering.scalar import bits
 from onyxc.backends.recipe import Argument, Constant, Input, Packed
 from onyxc.compiler.ir import facts
-from onyxc.compiler.ir.channels_last import ints
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 
 # nodes of an epilogue's expression that are kept as they are: TVM's passes see shared parts again and again
@@ -60,15 +59,24 @@ class AnchoredGroup:
         node = self.moved.get(value)
         if node is None or node.inputs[0] is None:
             return value, dense(value.dims)
-        source, perm = node.inputs[0], ints(node, "perm")
-        return source, tuple(dense(source.dims)[a] for a in perm)
+        source = node.inputs[0]
+        return source, tuple(dense(source.dims)[a] for a in _permutation(node))
 
     def result_strides(self) -> tuple[int, ...]:
         """Element strides of the result along the anchor's output dimensions."""
         if self.after is None:
             return dense(self.shape)
-        perm, stored = ints(self.after, "perm"), dense(self.after.output.dims)
+        perm, stored = _permutation(self.after), dense(self.after.output.dims)
         return tuple(stored[perm.index(axis)] for axis in range(len(perm)))
+
+    @property
+    def y_strides(self) -> tuple[int, ...]:
+        """Element strides of the result in memory."""
+        return strides_of(self.body.outputs[0])
+
+    def spread(self, value: Value) -> tuple[int, ...]:
+        """Element strides (n, h, w, c) of an operand, broadcast to the anchor's output."""
+        return four(broadcast_strides(value.dims, self.shape, strides_of(value)))
 
     def is_constant(self, value: Value) -> bool:
         """Whether the value is known at compile time."""
@@ -124,6 +132,11 @@ class AnchoredGroup:
         return Epilogue(made, apply, self.body.outputs[0].dtype)
 
 
+def _permutation(node: Node) -> tuple[int, ...]:
+    """The axes of a Transpose; by default in reverse."""
+    return node.integers("perm", tuple(range(len(node.output.dims)))[::-1])
+
+
 def is_expression(node: Node) -> bool:
     """Whether the node can be computed on a vector in registers."""
     return (node.domain, node.op) in registry.ELEMENTWISE or facts.key(node) == LOOKUP
@@ -136,11 +149,6 @@ def _size(expr: Any) -> int:
 
 def is_number(value: Value) -> bool:
     return value.const is not None and value.const.size == 1
-
-
-def dense(dims: tuple[int, ...]) -> tuple[int, ...]:
-    """Element strides of a dense tensor."""
-    return tuple(prod(dims[i + 1 :]) for i in range(len(dims)))
 
 
 def broadcast_strides(

@@ -12,6 +12,7 @@ import pytest
 from artifact_tools import chain, constant, object_code, tensor
 
 from onyxc.backends.artifact import link, manifest
+from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.source import Body
 from onyxc.backends.artifact.write import write
 from onyxc.backends.program import Call, Kernel, Program
@@ -22,7 +23,7 @@ HOST = get("host")
 
 
 def _write(out: Path, program: Program | None = None, **options: Any) -> manifest.Manifest:
-    return write(program or chain(), [object_code()], HOST, out, **options)
+    return write([Level(HOST, program or chain(), [object_code()])], out, **options)
 
 
 def _output(*command: str | Path) -> str:
@@ -41,7 +42,7 @@ def test_the_same_program_gives_the_same_bytes_anywhere(tmp_path: Path, options:
     assert _contents(first) == _contents(second)
     library = "libchain.a" if "library" in options else "libchain.so"
     beside = {"weights.bin"} if "weights" in options else set()
-    assert set(_contents(first)) == {library, "chain.h", "manifest.json", "run"} | beside
+    assert set(_contents(first)) == {library, "chain.h", "manifest.json", "steps.json", "run"} | beside
 
 
 def test_the_manifest_says_what_was_made(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_the_library_exports_only_its_functions(tmp_path: Path) -> None:
     _write(tmp_path / "a")
     text = _output("nm", "-D", tmp_path / "a/libchain.so")
     exported = set(re.findall(r" [TDBRV] (\w+)", text))
-    functions = "create create_with destroy input output output_shape run error table"
+    functions = "create create_with destroy input output output_shape run error profile level table"
     assert exported == {"onyxc_table_v1", *(f"chain_{f}" for f in functions.split())}
 
 
@@ -74,7 +75,7 @@ def test_an_artifact_is_replaced_and_foreign_files_stay(tmp_path: Path) -> None:
     _write(out, weights="beside")
     (out / "notes.txt").write_text("mine")
     _write(out, chain("other"))
-    assert set(_contents(out)) == {"libother.so", "other.h", "manifest.json", "run", "notes.txt"}
+    assert set(_contents(out)) == {"libother.so", "other.h", "manifest.json", "steps.json", "run", "notes.txt"}
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
 
 
@@ -121,7 +122,7 @@ def test_a_kernel_without_code_is_named(tmp_path: Path) -> None:
 def test_an_unresolved_symbol_is_an_error(tmp_path: Path) -> None:
     code = object_code(text="void TVMBackendX(void); void add(void) { TVMBackendX(); }")
     with pytest.raises(BuildError, match="TVMBackendX"):
-        write(chain(), [code], HOST, tmp_path / "a")
+        write([Level(HOST, chain(), [code])], tmp_path / "a")
 
 
 def test_strings_are_refused(tmp_path: Path) -> None:
@@ -159,12 +160,14 @@ static void *body_input(Context *c, int i) { (void)i; return c->x; }
 static const void *body_output(Context *c, int i) { (void)i; return c->y; }
 static const int64_t *body_output_shape(Context *c, int i) { (void)c, (void)i; return NULL; }
 static void body_destroy(Context *c) { free(c); }
+static Timing body_timing(Context *c) { (void)c; return (Timing){"p", NULL, 0}; }
+static int body_profile(Context *c, int64_t *spent, int64_t *calls) { (void)c, (void)spent, (void)calls; return ONYXC_OK; }
 """,
         arena_bytes=512,
         files={"extra.bin": b"12345"},
     )
     program = Program("p", [tensor("x", kind="input")], [tensor("y", kind="output")], [])
-    write(program, [], get("cuda:sm_80"), tmp_path / "a", body=body)
+    write([Level(get("cuda:sm_80"), program)], tmp_path / "a", body=body)
     code = (
         "import sys, numpy as np; from onyxc.backends import runtime\n"
         "print(runtime.load(sys.argv[1]).run({'x': np.ones(16, 'f4')})[0].tolist())"

@@ -19,7 +19,7 @@ from onyxc.backends.target import Target, host
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-LEVELS = {"x86-64-v2": 4, "x86-64-v3": 8, "x86-64-v4": 16, "x86-64-v4+vnni": 16}
+LEVELS = {"x86-64-v2": 4, "x86-64-v3": 8, "x86-64-v4": 16, "x86-64-v4+vnni": 17, "x86-64-v4+bf16": 18}
 
 
 def aligned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -13,6 +13,7 @@ from cuda_cases import CASES
 from tvm import te
 
 from onyxc.backends import runtime, target
+from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.write import write
 from onyxc.backends.cuda import host, nvrtc
 from onyxc.backends.cuda.emulator import ENVIRONMENT, build_driver
@@ -53,7 +54,7 @@ def scaled(name: str, factor: float, source: Buffer, to: Buffer) -> list[Step]:
 @pytest.fixture
 def artifact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Program], Path]:
     def make(program: Program) -> Path:
-        write(program, [], TARGET, tmp_path / "artifact", body=host.cuda_body(program, TARGET))
+        write([Level(TARGET, program)], tmp_path / "artifact", body=host.cuda_body(program, TARGET))
         driver = build_driver([k.source for k in program.kernels()], tmp_path)
         monkeypatch.setenv(ENVIRONMENT, str(driver))
         return tmp_path / "artifact"
@@ -108,7 +109,7 @@ def test_same_bytes(tmp_path: Path) -> None:
     weights = next(c for c in CASES if c.name == "conv").arrays()[1]
     for name in ("a", "b"):
         program = network(weights)
-        write(program, [], TARGET, tmp_path / name, body=host.cuda_body(program, TARGET))
+        write([Level(TARGET, program)], tmp_path / name, body=host.cuda_body(program, TARGET))
     files = sorted(os.listdir(tmp_path / "a"))
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
 

@@ -68,6 +68,12 @@ def native(tmp_path: Path) -> Callable[[Sequence[Kernel]], Library]:
 
 
 @pytest.fixture
+def for_target(tmp_path: Path) -> Callable[[Sequence[Kernel], Target], Library]:
+    """The same for another target that this machine runs."""
+    return lambda kernels, target: Library(kernels, tmp_path, target)
+
+
+@pytest.fixture
 def placed() -> Callable[[Array], Array]:
     """`place`, for tests that call kernels themselves."""
     return place

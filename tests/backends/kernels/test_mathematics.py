@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,10 @@ import pytest
 from tvm import te, tirx
 
 from onyxc.backends.kernels.codegen import compile_objects
-from onyxc.backends.kernels.generic import build_all
-from onyxc.backends.target import PRESETS
+from onyxc.backends.kernels.generic import build_all, key
+from onyxc.backends.lowering.activations import gelu, softplus, swish
+from onyxc.backends.target import PRESETS, host
+from onyxc.compiler.ir.graph import Node
 
 Array = np.ndarray[Any, Any]
 Run = Callable[..., list[Array]]
@@ -93,14 +98,20 @@ def test_other_floats(name: str, dtype: str, run_group: Run) -> None:
     np.testing.assert_allclose(run_group([t], [y], [x])[0], expected, rtol=1e-14 if dtype == "float64" else 1e-3)
 
 
-def test_power(run_group: Run) -> None:
+def powers() -> tuple[Array, Array]:
+    """Bases and exponents: all pairs of special numbers, and many ordinary ones."""
     edges = [0, -0.0, 1, -1, 2, -2, 3, 0.5, -0.5, np.inf, -np.inf, np.nan, 1e-40, 3e38, 2**24 + 2]
     special = np.array(edges, np.float32)
     rng = np.random.default_rng(0)
     x, y = (np.ravel(m) for m in np.meshgrid(special, special))
     base = (abs(rng.standard_normal(50_000)) * 10.0 ** rng.uniform(-3, 3, 50_000)).astype(np.float32)
     power = (rng.standard_normal(50_000) * 10).astype(np.float32)
-    x, y = np.concatenate([x, base, -base]), np.concatenate([y, power, np.round(power)])
+    near = (1 + rng.standard_normal(50_000) * 1e-5).astype(np.float32)
+    return np.concatenate([x, base, -base, near]), np.concatenate([y, power, np.round(power), power * np.float32(1e5)])
+
+
+def test_power(run_group: Run) -> None:
+    x, y = powers()
     s, t = te.placeholder(x.shape), te.placeholder(y.shape)
     z = te.compute(x.shape, lambda i: tirx.power(s[i], t[i]), name="z")
     got = run_group([s, t], [z], [x, y])[0]
@@ -109,6 +120,98 @@ def test_power(run_group: Run) -> None:
         worst = errors(got, expected)
     at = worst.argmax()
     assert worst[at] <= 1.2, f"{x[at]!r} ** {y[at]!r} = {got[at]!r}, not {expected[at]!r}"
+
+
+def test_remainder(run_group: Run) -> None:
+    x, y = powers()
+    s, t = te.placeholder(x.shape), te.placeholder(y.shape)
+    z = te.compute(x.shape, lambda i: tirx.fmod(s[i], t[i]), name="z")
+    got = run_group([s, t], [z], [x, y])[0]
+    with np.errstate(all="ignore"):
+        expected = np.fmod(x, y)
+    np.testing.assert_array_equal(got, expected)
+    known = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.signbit(got[known]), np.signbit(expected[known]))
+
+
+def _normal(x: Array) -> Array:
+    return 0.5 * x * np.vectorize(math.erfc, otypes=[np.float64])(-x / math.sqrt(2))
+
+
+# name -> (rule, reference in float64, largest error over max(|x|, |y|))
+ACTIVATIONS = {
+    "gelu": (gelu, {}, _normal, 1.2e-7),
+    "gelu_tanh": (
+        gelu,
+        {"approximate": "tanh"},
+        lambda x: x * _sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
+        3e-7,
+    ),
+    "swish": (swish, {"alpha": 1.0}, lambda x: x * _sigmoid(x), 2e-7),
+    "softplus": (softplus, {}, lambda x: np.logaddexp(0, x), 2e-7),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name: str, run_group: Run) -> None:
+    rule, attributes, reference, bound = ACTIVATIONS[name]
+    x = samples()
+    x = np.concatenate([x[np.isfinite(x)], np.linspace(-15, 15, 200_001, dtype=np.float32)])
+    t = te.placeholder(x.shape)
+    node = Node(name, "", (), (), attributes)
+    got = run_group([t], [te.compute(x.shape, lambda i: rule(node, t[i].asobject()), name="y")], [x])[0]
+    with np.errstate(all="ignore"):
+        expected = reference(x.astype(np.float64))
+    size = np.maximum(abs(x.astype(np.float64)), abs(expected))
+    error = abs(got - expected) / np.maximum(size, 1e-37)
+    assert error.max() <= bound, f"{name}({x[error.argmax()]!r}) = {got[error.argmax()]!r}"
+
+
+SMOOTH = ("exp exp2 log log2 log10 log1p tanh sigmoid erf asin acos atan asinh acosh atanh power".split())
+LIMITED = {"sin": "sinf", "cos": "cosf", "tan": "tanf", "fmod": "fmodf"}  # libm for huge arguments
+
+
+def _apply(name: str, inputs: Sequence[Any]) -> Any:
+    arity = 2 if name in ("power", "fmod") else 1
+    return te.compute(inputs[0].shape, lambda i: getattr(tirx, name)(*(t[i] for t in inputs[:arity])), name=name)
+
+
+LEVELS = [n for n in ("x86-64-v2", "x86-64-v3", "x86-64-v4") if host().name.startswith("x86") and n <= host().name]
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, *LIMITED])
+def test_the_same_bits_at_every_width(name: str, for_target: Any, placed: Any, empty: Any) -> None:
+    bases, exponents = powers()
+    plain_samples = samples(1 << 13)
+    x = np.concatenate([bases, plain_samples]) if name in ("power", "fmod") else plain_samples
+    y = np.concatenate([exponents, plain_samples])[: x.size]
+    results = {}
+    for level in LEVELS:
+        for simple in (False, True):
+            inputs = [te.placeholder(x.shape), te.placeholder(y.shape)]
+            target = replace(PRESETS[level], vector_bytes=4) if simple else PRESETS[level]
+            piece = build_all("k", inputs, [_apply(name, inputs)], target)[0][0]
+            out = empty(x.shape, "float32")
+            places = dict(zip((key(t) for t in inputs), (placed(x), placed(y)), strict=True))
+            for_target([piece.kernel], target).call("k", [places.get(key(t), out) for t in piece.args])
+            results[level, simple] = out
+    for fused in (True, False):  # contraction differs between processors with and without fused multiply-add
+        group = [r for (level, _), r in results.items() if (level != "x86-64-v2") == fused]
+        for other in group[1:]:
+            np.testing.assert_array_equal(other.view(np.uint32), group[0].view(np.uint32))
+
+
+@pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64"])
+def test_no_loop_calls_libm(name: str, tmp_path: Path) -> None:
+    inputs = [te.placeholder((100,)), te.placeholder((100,))]
+    functions = [*SMOOTH, *LIMITED, "sqrt", "rsqrt", "floor", "ceil", "trunc", "round"]
+    kernels = [build_all(f"k_{f}", inputs, [_apply(f, inputs)], PRESETS[name])[0][0].kernel for f in functions]
+    undefined: set[str] = set()
+    for number, data in enumerate(compile_objects(kernels, PRESETS[name])):
+        (tmp_path / f"{number}.o").write_bytes(data)
+        listed = subprocess.run(["nm", "-u", tmp_path / f"{number}.o"], check=True, capture_output=True, text=True)
+        undefined |= {line.split()[-1] for line in listed.stdout.splitlines()}
+    assert undefined == set(LIMITED.values())
 
 
 @pytest.mark.parametrize("name", ["x86-64-v2", "x86-64-v3", "aarch64", "armv7"])

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
-import subprocess
 import sys
 import traceback
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 from tvm import te
 
-from onyxc.backends.kernels.codegen import compile_objects
 from onyxc.backends.kernels.generic import build_all, key
 from onyxc.backends.lowering.registry import lower, storage
-from onyxc.backends.program import ALIGNMENT, SLACK
 from onyxc.backends.target import Target, host
 from onyxc.compiler.ir.graph import Graph, Value
 from onyxc.compiler.ir.types import numpy_dtype
@@ -33,7 +24,8 @@ from onyxc.compiler.loader import load
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-Array = np.ndarray[Any, Any]
+from lowering_tools import Array, aligned, difference, link, promote, suite, to_array
+
 Job = tuple[str, Callable[[], Graph], Sequence[Array], Sequence[Array], float, float]
 
 # Operands that are constants in real models, but run-time inputs in the suite: operator -> input slots.
@@ -108,42 +100,22 @@ def prepare(task: Task, graph: Graph, arrays: Sequence[Array], name: str, target
     task.pieces, task.inner = build_all(name, task.inputs, task.outputs, target)
 
 
-def aligned(shape: Sequence[int], dtype: str) -> Array:
-    """An array as kernels expect them, filled with a pattern."""
-    kind = numpy_dtype(dtype)
-    raw = np.full(prod(shape) * kind.itemsize + ALIGNMENT + SLACK, 0xA5, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + prod(shape) * kind.itemsize].view(kind).reshape(shape)
+def _memory(tensor: Any) -> Array:
+    return aligned([int(d) for d in tensor.shape], numpy_dtype(str(tensor.dtype)))
 
 
 def execute(task: Task, library: ctypes.CDLL) -> list[Array]:
     """The outputs, by the compiled kernels."""
     memory: dict[Any, Array] = {}
     for tensor, array in zip(task.inputs, task.arrays, strict=True):
-        memory[key(tensor)] = aligned([int(d) for d in tensor.shape], str(tensor.dtype))
+        memory[key(tensor)] = _memory(tensor)
         memory[key(tensor)][...] = np.asarray(array).view(memory[key(tensor)].dtype)
     for tensor in (*task.inner, *task.outputs):
-        memory.setdefault(key(tensor), aligned([int(d) for d in tensor.shape], str(tensor.dtype)))
+        memory.setdefault(key(tensor), _memory(tensor))
     for piece in task.pieces:
         pointers = [ctypes.c_void_p(memory[key(t)].ctypes.data) for t in piece.args]
         getattr(library, piece.kernel.name)(*pointers, ctypes.c_int32(0), ctypes.c_int32(piece.kernel.tasks))
     return [memory[key(t)].view(numpy_dtype(d)) for t, d in zip(task.outputs, task.dtypes, strict=True)]
-
-
-def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
-    """What is wrong with ``actual``; nothing if it is right."""
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return f"{actual.dtype}{actual.shape} instead of {expected.dtype}{expected.shape}"
-    tolerance = max(rtol, 2**-6) if expected.dtype.name == "bfloat16" else rtol
-    if expected.dtype.kind not in "fiub" or (expected.dtype.itemsize < 2 and expected.dtype.kind == "f"):
-        actual, expected = actual.astype(np.float32), expected.astype(np.float32)
-    if np.allclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True):
-        return ""
-    wrong = ~np.isclose(actual, expected, rtol=tolerance, atol=atol, equal_nan=True)
-    return f"{wrong.sum()} of {wrong.size} differ, first {actual[wrong][:4]} instead of {expected[wrong][:4]}"
-
-
-_numbers = itertools.count()
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
@@ -153,13 +125,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
     for number, (task, job) in enumerate(zip(tasks, jobs, strict=True)):
         task.attempt(lambda t=task, j=job, n=number: prepare(t, j[1](), j[2], f"k{n}", target))  # type: ignore[misc]
     kernels = [p.kernel for t in tasks for p in t.pieces]
-    stem = folder / f"cases{next(_numbers)}"
-    paths = []
-    for index, data in enumerate(compile_objects(kernels, target)):
-        paths.append(Path(f"{stem}_{index}.o"))
-        paths[-1].write_bytes(data)
-    subprocess.run(["cc", "-shared", "-Wl,-z,defs", "-o", f"{stem}.so", *paths, "-lm"], check=True)
-    library = ctypes.CDLL(f"{stem}.so")
+    library = link(kernels, target, folder)
 
     def check(task: Task, job: Job) -> None:
         results = execute(task, library)
@@ -176,48 +142,10 @@ def run_jobs(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
 # ---- onnx's node cases
 
 
-@cache
-def cases() -> dict[str, list[Any]]:
-    """The node cases by operator, expanded functions left out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnx.backend.test.loader import load_model_tests
-
-        tests = load_model_tests(kind="node")
-    found: dict[str, list[Any]] = defaultdict(list)
-    for test in tests:
-        if "_expanded" not in test.name:
-            found[test.model.graph.node[0].op_type].append(test)
-    return found
-
-
-def _array(value: Any) -> Any:
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
-
-
-def promote(model: onnx.ModelProto, arrays: Sequence[Array]) -> tuple[onnx.ModelProto, list[Array]]:
-    """The model with its parameters made initializers, and the inputs that are left."""
-    wanted = set()
-    for node in model.graph.node:
-        slots = (1,) if node.op_type.startswith("Reduce") else PARAMETERS.get(node.op_type, ())
-        wanted |= {node.input[s] for s in slots if s < len(node.input)}
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    del made.graph.input[:]
-    left = []
-    for value, array in zip(model.graph.input, arrays, strict=True):
-        if value.name in wanted:
-            made.graph.initializer.append(numpy_helper.from_array(array, value.name))
-        else:
-            made.graph.input.append(value)
-            left.append(array)
-    return made, left
-
-
 def job_of(test: Any) -> Job:
     """A conformance case as a job."""
-    inputs, outputs = ([_array(a) for a in arrays] for arrays in test.data_sets[0])
-    model, left = promote(test.model, inputs)
+    inputs, outputs = ([to_array(a) for a in arrays] for arrays in test.data_sets[0])
+    model, left = promote(test.model, inputs, PARAMETERS)
 
     def graph() -> Graph:
         return load(model, input_shapes={v.name: a.shape for v, a in zip(model.graph.input, left, strict=True)})
@@ -228,7 +156,7 @@ def job_of(test: Any) -> Job:
 @pytest.fixture
 def conformance(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     """``conformance(op)``: what went wrong with each case of an operator."""
-    return lambda op: run_jobs([job_of(t) for t in cases()[op]], tmp_path)
+    return lambda op: run_jobs([job_of(t) for t in suite()[op]], tmp_path)
 
 
 @pytest.fixture

@@ -52,9 +52,7 @@ def job(op: str, *operands: Any, domain: str = "", fixed: Sequence[int] = (), ou
         return made
 
     source = graph()
-    expected = list(
-        reference.evaluate(source, dict(zip((v.name for v in source.inputs), arrays, strict=True))).values()
-    )
+    expected = list(reference.evaluate(source, dict(zip((v.name for v in source.inputs), arrays, strict=True))).values())
     expected = [np.asarray(e).astype(numpy_dtype(v.dtype)) for e, v in zip(expected, source.outputs, strict=True)]
     rtol, atol = TOLERANCE.get(np.asarray(expected[0]).dtype.name, (1e-4, 1e-5))
     kinds = "/".join("-" if a is None else f"{a.dtype}{list(a.shape)}" for a in operands)

@@ -105,9 +105,7 @@ def test_conversions(compare: Compare) -> None:
     check(compare, jobs())
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn"]
-)
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float4_e2m1fn"])
 def test_narrow_floats(dtype: str, compare: Compare) -> None:
     codes = {"float8_e4m3fn": 17, "float8_e4m3fnuz": 18, "float8_e5m2": 19, "float8_e5m2fnuz": 20, "float4_e2m1fn": 23}
     kind = getattr(ml_dtypes, dtype)
@@ -115,9 +113,7 @@ def test_narrow_floats(dtype: str, compare: Compare) -> None:
     exact = every.astype(np.float32)
     finite = np.sort(exact[np.isfinite(exact)])
     middles = (finite[1:] + finite[:-1]) / 2
-    around = np.concatenate(
-        [finite, middles, np.nextafter(middles, np.float32(9e9)), np.nextafter(middles, -finite[-1])]
-    )
+    around = np.concatenate([finite, middles, np.nextafter(middles, np.float32(9e9)), np.nextafter(middles, -finite[-1])])
     around = np.concatenate([around, np.float32([np.nan, np.inf, -np.inf, 1e30, -1e30, 1e-30])]).astype(np.float32)
 
     def graph(type: TensorType, to: int, saturate: int) -> Callable[[], Graph]:

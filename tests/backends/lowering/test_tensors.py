@@ -95,9 +95,7 @@ def test_products(compare: Compare) -> None:
             yield job("MatMul", values(dtype, 5), values(dtype, 3, 5, 6))
             yield job("MatMul", values(dtype, 3, 4, 5), values(dtype, 5))
             yield job("MatMul", values(dtype, 5), values(dtype, 5))
-            yield job(
-                "Gemm", values(dtype, 5, 4), values(dtype, 6, 5), values(dtype, 4, 1), transA=1, transB=1, beta=2.0
-            )
+            yield job("Gemm", values(dtype, 5, 4), values(dtype, 6, 5), values(dtype, 4, 1), transA=1, transB=1, beta=2.0)
         yield job("Gemm", values("float32", 4, 5), values("float32", 5, 6), values("float32", 6), alpha=0.5, beta=0.25)
         a, b = values("uint8", 3, 4, 8), values("int8", 8, 5)
         yield job("MatMulInteger", a, b, np.uint8(3), np.int8([-3, 2, 0, 1, 5]))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from artifact_tools import chain, object_code, vector
 
+from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.write import write
 from onyxc.backends.target import get
 
@@ -55,7 +56,7 @@ def test_two_models_in_one_program(
     arguments, suffix = [], "so" if library == "shared" else "a"
     for name, step in (("first", 1), ("second", 2)):
         folder = tmp_path / name
-        write(chain(name, step=step), [object_code()], get("host"), folder, library=library, weights=weights)
+        write([Level(get("host"), chain(name, step=step), [object_code()])], folder, library=library, weights=weights)
         arguments += [f"-I{folder}", str(folder / f"lib{name}.{suffix}"), f"-Wl,-rpath,{folder}"]
     (tmp_path / "main.c").write_text(EXAMPLE)
     warnings = ["-Wall", "-Wextra", "-Werror", "-pedantic"]
@@ -74,7 +75,7 @@ def test_two_models_in_one_program(
 @pytest.mark.parametrize("library", ["shared", "static"])
 def test_the_program_on_files(tmp_path: Path, library: Literal["shared", "static"]) -> None:
     folder = tmp_path / "m"
-    write(chain(), [object_code()], get("host"), folder, library=library)
+    write([Level(get("host"), chain(), [object_code()])], folder, library=library)
     np.save(tmp_path / "in.npy", vector())
     vector().tofile(tmp_path / "in.raw")
     for name in ("in.npy", "in.raw"):
@@ -98,7 +99,7 @@ def test_the_program_on_files(tmp_path: Path, library: Literal["shared", "static
     ],
 )
 def test_wrong_use_of_the_program(tmp_path: Path, arguments: list[str], message: str) -> None:
-    write(chain(), [object_code()], get("host"), tmp_path / "m")
+    write([Level(get("host"), chain(), [object_code()])], tmp_path / "m")
     (tmp_path / "long.raw").write_bytes(bytes(65))
     (tmp_path / "short.raw").write_bytes(bytes(63))
     command = [tmp_path / "m/run", *arguments]

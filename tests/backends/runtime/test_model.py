@@ -19,6 +19,7 @@ from artifact_tools import call, chain, constant, object_code, tensor, vector
 
 from onyxc.backends import runtime
 from onyxc.backends.artifact import manifest
+from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.write import write
 from onyxc.backends.program import Buffer, Copy, If, Loop, Program, Step
 from onyxc.backends.runtime.library import RunError
@@ -30,7 +31,7 @@ Weights = Literal["embedded", "beside"]
 
 
 def build(out: Path, program: Program, threads: int = 1, weights: Weights = "embedded") -> runtime.Model:
-    write(program, [object_code()], HOST, out, weights=weights)
+    write([Level(HOST, program, [object_code()])], out, weights=weights)
     return runtime.load(out, threads)
 
 
@@ -300,7 +301,7 @@ def test_broken_artifacts(tmp_path: Path) -> None:
 
 
 def test_an_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:
-    write(chain(), [object_code()], HOST, tmp_path / "static", library="static")
+    write([Level(HOST, chain(), [object_code()])], tmp_path / "static", library="static")
     with pytest.raises(ModelError, match="--library shared"):
         runtime.load(tmp_path / "static")
     found = manifest.read(tmp_path / "static")
@@ -311,7 +312,7 @@ def test_an_artifact_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_artifact_for_a_better_processor_is_refused(tmp_path: Path) -> None:
-    write(chain(), [object_code()], get("x86-64-v4+vnni"), tmp_path / "m")
+    write([Level(get("x86-64-v4+vnni"), chain(), [object_code()])], tmp_path / "m")
     if not shutil.which("qemu-x86_64"):
         pytest.skip("qemu-x86_64 is not installed")
     with pytest.raises(RunError, match="lacks avx512"):
@@ -319,7 +320,7 @@ def test_an_artifact_for_a_better_processor_is_refused(tmp_path: Path) -> None:
 
 
 def test_loading_imports_neither_tvm_nor_onnx_nor_the_compiler(tmp_path: Path) -> None:
-    write(chain(), [object_code()], HOST, tmp_path / "m")
+    write([Level(HOST, chain(), [object_code()])], tmp_path / "m")
     code = """if True:
         import sys
         import numpy as np

@@ -13,6 +13,7 @@ import pytest
 from artifact_tools import chain, have, object_code, vector
 
 from onyxc.backends import runtime
+from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.write import write
 from onyxc.backends.runtime.library import RunError
 from onyxc.backends.target import get
@@ -30,7 +31,7 @@ ARM = [
 
 def _build(out: Path, target: str, **options: Literal["beside", "static"]) -> None:
     program = chain(elements=5000, work=10**9)
-    write(program, [object_code(get(target).arch)], get(target), out, **options)  # type: ignore[arg-type]
+    write([Level(get(target), program, [object_code(get(target).arch)])], out, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

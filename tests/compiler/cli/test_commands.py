@@ -17,7 +17,7 @@ from onyxc.compiler.cli import main
 from onyxc.compiler.cli.app import app
 
 MODEL = Path(demo.__file__).parent / "digits.onnx"
-COMMANDS = ("compile", "optimize", "run", "verify", "bench", "inspect", "show", "passes", "targets", "demo")
+COMMANDS = ("compile", "optimize", "run", "verify", "bench", "profile", "inspect", "show", "passes", "targets", "demo")
 
 
 class Result:
@@ -136,7 +136,7 @@ def test_static_library_with_weights_beside(capsys: pytest.CaptureFixture[str], 
     options = ("--library", "static", "--weights", "beside", "--input-dim", "batch=1", "--target", "x86-64-v2")
     Result(capsys, "compile", MODEL, "-o", tmp_path / "out", *options)
     names = {p.name for p in (tmp_path / "out").iterdir()}
-    assert names == {"libdigits.a", "digits.h", "weights.bin", "manifest.json", "run"}
+    assert names == {"libdigits.a", "digits.h", "weights.bin", "manifest.json", "steps.json", "run"}
     assert "static archive" in Result(capsys, "run", tmp_path / "out", code=1).err
 
 

@@ -10,7 +10,9 @@ import onnx
 import onnx.parser
 import pytest
 
-from onyxc.compiler.check import difference, random_inputs, run_reference
+from onyxc.compiler.compare import relative_error
+from onyxc.compiler.engines import run_reference
+from onyxc.compiler.inputs import graph_inputs
 from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.loader import load, to_model
@@ -35,19 +37,12 @@ def light(name: str) -> Graph:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "moves"), [("squeezenet", 0), ("resnet50", 0), ("densenet121", 0), ("shufflenet", 16)]
-)
-def test_no_transpose_between_convolutions(name: str, moves: int) -> None:
-    graph = light(name)
-    found = operators(graph)
+@pytest.mark.parametrize("name", ["squeezenet", "resnet50", "densenet121", "shufflenet"])
+def test_no_transpose_between_convolutions(name: str) -> None:
+    """Channel shuffles end in the weights."""
+    found = operators(light(name))
     assert "Conv" not in found
-    transposes = [n for n in graph if n.is_op("Transpose")]
-    assert len(transposes) == moves  # a channel shuffle is one
-    for node in transposes:
-        perm = node.integers("perm")
-        assert perm[: len(perm) - 2] == tuple(range(len(perm) - 2))
-        assert perm[-2:] == (len(perm) - 1, len(perm) - 2)
+    assert "Transpose" not in found
 
 
 def build(text: str, **weights: tuple[int, ...]) -> onnx.ModelProto:
@@ -64,11 +59,11 @@ def lowered(model: onnx.ModelProto) -> Graph:
     """The model in channels-last form, its results compared with those before."""
     before, graph = load(model), load(model)
     PassManager(parse_many(STEPS)).run(graph)
-    inputs = random_inputs(before)
+    inputs = graph_inputs(before)
     for wanted, got in zip(
         run_reference(to_model(before), inputs), run_reference(to_model(graph), inputs), strict=True
     ):
-        assert difference(wanted, got) <= 1e-5
+        assert relative_error(wanted, got) <= 1e-5
     return graph
 
 

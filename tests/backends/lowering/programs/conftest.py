@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import subprocess
-import warnings
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,21 +13,17 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from lowering_tools import Array, aligned, difference, link, promote, suite, to_array
 
 from onyxc.backends import kinds
 from onyxc.backends.compile import as_body
-from onyxc.backends.kernels.codegen import compile_objects
 from onyxc.backends.lowering import dynamic
-from onyxc.backends.program import ALIGNMENT, SLACK
 from onyxc.backends.recipe import Constant, Count, Input, Output, Temporary
 from onyxc.backends.target import Target, host
 from onyxc.compiler.ir import infer
 from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.ir.types import numpy_dtype
 from onyxc.compiler.loader import load
-
-Array = np.ndarray[Any, Any]
 
 # Operands that are constants in real models, but run-time inputs in the suite: operator -> input slots.
 PARAMETERS: dict[str, tuple[int, ...]] = {
@@ -53,33 +45,13 @@ class Case:
     atol: float = 1e-7
 
 
-@cache
-def suite() -> dict[str, list[Case]]:
-    """onnx's node conformance cases by operator, expanded functions left out."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from onnx.backend.test.loader import load_model_tests
-
-        tests = load_model_tests(kind="node")
-    found: dict[str, list[Case]] = defaultdict(list)
-    for test in tests:
-        if "_expanded" not in test.name:
-            for inputs, expected in test.data_sets:
-                found[test.model.graph.node[0].op_type].append(
-                    Case(test.name, test.model, inputs, expected, test.rtol, test.atol)
-                )
-    return found
-
-
-def _array(value: Any) -> Array:
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
-
-
-def aligned(shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
-    """An array as kernels expect them, filled with a pattern that shows what is read before it is written."""
-    raw = np.full(prod(shape) * dtype.itemsize + ALIGNMENT + SLACK, 0xA5, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+def cases(op: str) -> list[Case]:
+    """onnx's node conformance cases of an operator."""
+    return [
+        Case(test.name, test.model, inputs, expected, test.rtol, test.atol)
+        for test in suite()[op]
+        for inputs, expected in test.data_sets
+    ]
 
 
 def placed(values: Array) -> Array:
@@ -91,17 +63,7 @@ def placed(values: Array) -> Array:
 
 def bound(case: Case) -> tuple[Graph, list[Array]]:
     """The graph of the case, parameters made constants, and the inputs that are left."""
-    wanted = {n.input[s] for n in case.model.graph.node for s in PARAMETERS.get(n.op_type, ()) if s < len(n.input)}
-    model = onnx.ModelProto()
-    model.CopyFrom(case.model)
-    del model.graph.input[:]
-    left = []
-    for value, given in zip(case.model.graph.input, map(_array, case.inputs), strict=True):
-        if value.name in wanted:
-            model.graph.initializer.append(numpy_helper.from_array(given, value.name))
-        else:
-            model.graph.input.append(value)
-            left.append(given)
+    model, left = promote(case.model, [np.asarray(to_array(v)) for v in case.inputs], PARAMETERS)
     return load(model, input_shapes={v.name: a.shape for v, a in zip(model.graph.input, left, strict=True)}), left
 
 
@@ -172,17 +134,6 @@ class Job:
         return results
 
 
-def difference(actual: Array, expected: Array, rtol: float, atol: float) -> str:
-    """What is wrong with ``actual``; nothing if it is right."""
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return f"{actual.dtype}{actual.shape} instead of {expected.dtype}{expected.shape}"
-    if expected.dtype.kind not in "fiub":
-        actual, expected, rtol = actual.astype(np.float32), expected.astype(np.float32), max(rtol, 2**-6)
-    wrong = ~np.isclose(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
-    where = f"{wrong.sum()} of {wrong.size} differ, first {actual[wrong][:4]} instead of {expected[wrong][:4]}"
-    return where if wrong.any() else ""
-
-
 def run_all(chosen: Sequence[Case], folder: Path, target: Target) -> dict[str, str]:
     """What went wrong with each case; an empty text where nothing did."""
     jobs = [Job(c) for c in chosen]
@@ -198,17 +149,11 @@ def run_all(chosen: Sequence[Case], folder: Path, target: Target) -> dict[str, s
         attempt(job, lambda j=job: j.lower(target))  # type: ignore[misc]
     ready = [j for j in jobs if not j.error]
     kernels = [piece.kernel for j in ready for _, _, recipe in j.recipes for piece in recipe]
-    stem = folder / f"cases{next(_numbers)}"
-    paths = []
-    for index, data in enumerate(compile_objects(kernels, target)):
-        paths.append(Path(f"{stem}_{index}.o"))
-        paths[-1].write_bytes(data)
-    subprocess.run(["cc", "-shared", "-Wl,-z,defs", "-o", f"{stem}.so", *paths, "-lm"], check=True)
-    library = ctypes.CDLL(f"{stem}.so")
+    library = link(kernels, target, folder)
     for job in ready:
         results = attempt(job, lambda j=job: j.run(library)) or []  # type: ignore[misc]
-        for got, want in zip(results, map(_array, job.case.expected), strict=not job.error):
-            job.error = job.error or difference(got, want, job.case.rtol, job.case.atol)
+        for got, want in zip(results, map(to_array, job.case.expected), strict=not job.error):
+            job.error = job.error or difference(got, np.asarray(want), job.case.rtol, job.case.atol)
     found: dict[str, str] = {}
     for job in jobs:
         found[job.case.name] = found.get(job.case.name) or job.error
@@ -218,7 +163,7 @@ def run_all(chosen: Sequence[Case], folder: Path, target: Target) -> dict[str, s
 @pytest.fixture
 def conformance(tmp_path: Path) -> Callable[[str], dict[str, str]]:
     """``conformance("LSTM GRU")``: what went wrong with each case of some operators."""
-    return lambda ops: run_all([c for op in ops.split() for c in suite()[op]], tmp_path, host())
+    return lambda ops: run_all([c for op in ops.split() for c in cases(op)], tmp_path, host())
 
 
 @pytest.fixture
@@ -228,12 +173,8 @@ def run_model(tmp_path: Path) -> Callable[..., list[Array]]:
     def run(model: onnx.ModelProto, inputs: Sequence[Array], target: Target | None = None) -> list[Array]:
         job, chosen = Job(Case("model", model, list(inputs), [])), target or host()
         job.lower(chosen)
-        stem = tmp_path / f"model{next(_numbers)}"
         kernels = [piece.kernel for _, _, recipe in job.recipes for piece in recipe]
-        (data,) = compile_objects(kernels, chosen)
-        stem.with_suffix(".o").write_bytes(data)
-        subprocess.run(["cc", "-shared", "-o", f"{stem}.so", f"{stem}.o", "-lm"], check=True)
-        return job.run(ctypes.CDLL(f"{stem}.so"))
+        return job.run(link(kernels, chosen, tmp_path))
 
     return run
 

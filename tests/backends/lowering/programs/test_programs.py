@@ -10,6 +10,7 @@ FAMILIES = {
     "generation": "AffineGrid EyeLike OneHot Range ReverseSequence Trilu",
     "learning": "ArrayFeatureExtractor Binarizer LabelEncoder TreeEnsemble",
     "linear algebra": "Det Einsum",
+    "n-grams": "TfIdfVectorizer",
     "recurrent": "GRU LSTM RNN",
     "sampling": "Col2Im DeformConv GridSample MaxUnpool RoiAlign",
     "scan": "CumProd CumSum",

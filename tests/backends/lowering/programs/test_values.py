@@ -181,3 +181,15 @@ def test_einsum(equation: str, run_model: Run) -> None:
     want = np.einsum(equation, *inputs.values())
     made = model("Einsum", inputs, [("float32", want.ndim)], equation=equation)
     np.testing.assert_allclose(run_model(made, list(inputs.values()))[0], want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["TF", "IDF", "TFIDF"])
+@pytest.mark.parametrize("shape", [(9,), (3, 9), (2, 2)])
+def test_tf_idf(mode: str, shape: tuple[int, ...], run_model: Run) -> None:
+    x = np.random.default_rng(8).integers(0, 3, shape)
+    made = model(
+        "TfIdfVectorizer", {"x": x}, [("float32", len(shape))], mode=mode, min_gram_length=1, max_gram_length=3,
+        max_skip_count=2, ngram_counts=[0, 2, 6], ngram_indexes=[0, 1, 2, 3, 4], weights=[0.5, 2.0, 3.0, 0.25, 1.5],
+        pool_int64s=[0, 2, 1, 1, 0, 2, 2, 1, 0],
+    )  # fmt: skip
+    np.testing.assert_array_equal(run_model(made, [x])[0], reference(made, {"x": x})[0])

@@ -1,0 +1,154 @@
+"""A product with constant weights by fewer multiplications of blocks (`strassen_plan` has the formula), two kernels.
+
+    factors:   for row: the left factors of x, sums of its blocks
+    products:  for panel of a block's columns:
+                   for product, for tile of a block's rows:   accumulators in registers, as in a direct convolution
+                       for k: accumulators += weights[panel, product, k] * broadcast(factor[product, row, k])
+                   for row, for vector:   the sums of the products for all blocks, epilogues, stores
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate, product
+from math import ceil
+
+from tvm.tirx.script import builder as T
+
+from onyxc.backends.cpu.blocking import Panel, Tiles
+from onyxc.backends.cpu.epilogue import Epilogue
+from onyxc.backends.cpu.loops import each_panel, each_run
+from onyxc.backends.cpu.strassen_plan import LINE, StrassenPlan, choose, pack, plan
+from onyxc.backends.cpu.sums import evaluate, share
+from onyxc.backends.cpu.tile import Tile
+from onyxc.backends.cpu.vectors import Expr, constant, dense, function, lanes_of, prefetch, span, strided
+from onyxc.backends.program import Kernel
+from onyxc.backends.target import Target
+
+__all__ = ["StrassenPlan", "choose", "emit_factors", "emit_products", "pack", "plan"]
+
+
+def emit_factors(name: str, plan: StrassenPlan, target: Target) -> Kernel:
+    """The kernel ``name(x, factors, begin, end)``; a task is one row of each block."""
+    shape, algorithm, lanes = plan.shape, plan.algorithm, target.lanes(4)
+    sums = share(algorithm.left)
+    with function(name, [("x", "float32"), ("factors", "float32")]) as made:
+        x = strided(made.pointers[0], "float32", (shape.out_size[1], shape.in_channels), shape.x_strides[2:])
+        factors = dense(made.pointers[1], "float32", plan.factors)
+        for first, stop, blocks in _parts(plan):
+            low, high = T.max(made.begin, first), T.min(made.end, stop)
+            with T.serial(low, high) as row, T.serial(0, plan.depth // lanes) as number:
+                terms = [
+                    T.bind(x[row + i * plan.rows, span(number * lanes + j * plan.depth, lanes)])
+                    if i < blocks
+                    else constant(0, "float32", lanes)
+                    for i, j in product(range(algorithm.m), range(algorithm.k))
+                ]
+                for index, value in enumerate(evaluate(sums, terms, T.bind)):
+                    T.buffer_store(factors, value, [index, row, span(number * lanes, lanes)])
+    work = algorithm.products * plan.rows * plan.depth
+    return made.kernel(plan.rows, work, target, f"left factors, {algorithm.name}")
+
+
+def _parts(plan: StrassenPlan) -> list[tuple[int, int, int]]:
+    """(first row, last row excluded, blocks of A that have them) of a block."""
+    m = plan.algorithm.m
+    parts = [(0, plan.last, m), (plan.last, plan.rows, m - 1)]
+    return [p for p in parts if p[0] < p[1]]
+
+
+@dataclass
+class _Kernel:
+    """The buffers of the kernel that is being written."""
+
+    plan: StrassenPlan
+    epilogue: Epilogue
+    factors: Expr
+    weights: Expr  # flat
+    products: Expr  # flat
+    y: Expr
+    operands: list[Expr]
+
+
+def emit_products(name: str, plan: StrassenPlan, epilogue: Epilogue, target: Target) -> Kernel:
+    """The kernel ``name(factors, packed weights, operands..., y, scratch, begin, end)``."""
+    shape = plan.shape
+    sizes = (1, 1, shape.out_size[1], shape.out_channels)
+    parameters = [("factors", "float32"), ("w", "float32"), *epilogue.parameters()]
+    parameters += [("y", epilogue.y_dtype), ("products", "float32")]
+    with function(name, parameters) as made:
+        factors, weights, *operands, y, products = made.pointers
+        state = _Kernel(
+            plan,
+            epilogue,
+            dense(factors, "float32", plan.factors),
+            dense(weights, "float32", (plan.packed_size,)),
+            dense(products, "float32", (plan.scratch_size,)),
+            strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
+            epilogue.views(operands, sizes, plan.operands),
+        )
+        counts = [panel.count for panel in plan.panels]
+        steps = [plan.algorithm.products * plan.depth * panel.width for panel in plan.panels]
+        bases = list(accumulate((c * s for c, s in zip(counts, steps, strict=True)), initial=0))
+        for kind, number, _, _ in each_panel(made, counts, 1):
+            panel = plan.panels[kind]
+            weight = T.bind(bases[kind] + number * steps[kind])
+            with T.serial(0, plan.algorithm.products) as index:
+                _emit_product(state, panel, index, T.bind(weight + index * (plan.depth * panel.width)))
+            _emit_result(state, panel, T.bind(panel.start + number * panel.channels))
+    tile = f"{len(plan.panels[0].lanes)} x {plan.tiles[0].width}"
+    size = f"{shape.out_size[1]} x {shape.in_channels} x {shape.out_channels}"
+    return made.kernel(plan.tasks, shape.work, target, f"product {size}, {plan.algorithm.name}: tile {tile}")
+
+
+def _emit_product(state: _Kernel, panel: Panel, index: Expr, weight: Expr) -> None:
+    """Product number ``index`` in one panel, whose weights start at ``weight``, to scratch."""
+    plan = state.plan
+    for run, row in each_run(plan.tiles):
+        tile = Tile(panel.lanes, run.width, "float32")
+        with T.serial(0, plan.depth // plan.unroll) as number:
+            for u in range(plan.unroll):
+                _emit_step(state, panel, tile, run, (index, row, number * plan.unroll + u), weight)
+        for m, offset, value in tile.vectors():
+            place = (index * plan.rows + row + m) * panel.width + offset
+            T.buffer_store(state.products, value, [span(place, lanes_of(value))])
+
+
+def _emit_step(
+    state: _Kernel, panel: Panel, tile: Tile, run: Tiles, at: tuple[Expr, Expr, Expr], weight: Expr
+) -> None:
+    """Step ``at`` (product, first row, k) of a tile's sum; what is needed next comes to L2 meanwhile, bit by bit."""
+    plan, (index, row, k) = state.plan, at
+    starts = accumulate(panel.lanes, initial=0)
+    here = weight + k * panel.width
+    weights = [state.weights[span(here + s, lanes)] for s, lanes in zip(starts, panel.lanes, strict=False)]
+    # the next product's weights during the rows of this one, and the next tile's rows
+    each = ceil(panel.width / plan.rows)
+    prefetch(state.weights, (weight + plan.depth * panel.width + (row * plan.depth + k * run.width) * each,), level=2)
+    prefetch(state.factors, (index, row + run.width, k * run.width), level=2)
+    tile.step(weights, range(run.width), lambda m: state.factors[index, row + m, k])
+
+
+def _emit_result(state: _Kernel, panel: Panel, column: Expr) -> None:
+    """All blocks of the result in one panel, from the products."""
+    plan, algorithm = state.plan, state.plan.algorithm
+    sums = share(algorithm.result)
+
+    def write(row: Expr, offset: Expr, lanes: int, valid: int, blocks: int) -> None:
+        places = [(p * plan.rows + row) * panel.width + offset for p in range(algorithm.products)]
+        products = [T.bind(state.products[span(place, lanes)]) for place in places]
+        values = evaluate(sums, products, T.bind)
+        for (i, j), value in zip(product(range(algorithm.m), range(algorithm.n)), values, strict=True):
+            if i < blocks:
+                at = (0, 0, row + i * plan.rows, column + offset + j * plan.columns)
+                state.epilogue.write(state.y, T.bind(value), at, valid, state.operands)
+
+    lanes = panel.lanes[0]
+    whole = panel.channels // lanes
+    starts = list(accumulate(panel.lanes, initial=0))
+    for first, stop, blocks in _parts(plan):
+        with T.serial(first, stop) as row:
+            with T.serial(0, whole) as number:
+                write(row, T.bind(number * lanes), lanes, lanes, blocks)
+            for tail, offset in list(zip(panel.lanes, starts, strict=False))[whole:]:
+                write(row, offset, tail, panel.channels - offset, blocks)

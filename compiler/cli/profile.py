@@ -1,0 +1,43 @@
+"""`onyxc profile`: where the time goes, step by step, and how far each step is from what the machine can do."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onyxc.compiler.cli import options, report, steps
+from onyxc.compiler.cli.app import app
+from onyxc.compiler.cli.use import Inputs, inputs_of
+
+
+@app.command()
+def profile(
+    folder: options.Folder,
+    input: Inputs = [],  # noqa: B006
+    threads: options.Threads = 1,
+    runs: Annotated[int, typer.Option(min=0, help="Pairs of a plain and a timed run; 0: for two seconds.")] = 0,
+    runner: options.Runner = "",
+    svg: Annotated[str, typer.Option("--svg", metavar="FILE", help="Draw the roofline into an SVG file.")] = "",
+    json: options.JsonFile = "",
+) -> None:
+    """Time every step of a run, beside the roofline of this machine.
+
+    A step is one kernel call: a fused group of the model's nodes. Times are medians of warm runs; what the clock itself
+    takes is subtracted, and normal runs have no clock at all. FLOPs are those of the model's operators, a multiply-add
+    being two; a convolution counts as the direct one, so with Winograd it can be above 100 % of the roofline, and so
+    can a matrix product with Strassen. The roofline is min(peak, intensity x bandwidth), measured on the machine that
+    runs the model when it does: peak in registers with the artifact's vectors, bandwidth of reading for the size of
+    the step's operands (of all weights, for weights).
+    """
+    from onyxc.backends.runtime.profile import profile as measure
+
+    found = measure(folder, inputs_of(folder, input), threads=threads, runs=runs, runner=runner)
+    if svg:
+        from onyxc.compiler.roofline import to_svg
+
+        report.write_file(svg, to_svg(found))
+    if json:
+        report.write_json(found.as_dict(), json)
+    if json != "-":
+        steps.show_profile(found)

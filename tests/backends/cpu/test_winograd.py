@@ -1,0 +1,73 @@
+"""Winograd convolution against numpy, for every x86 level that this machine runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from convolution_reference import make_shape, reference
+
+from onyxc.backends.cpu import winograd
+from onyxc.backends.cpu.epilogue import Epilogue, Operand, bias
+from onyxc.backends.cpu.shapes import ConvShape, dense_strides
+from onyxc.backends.cpu.vectors import T, constant, lanes_of
+from onyxc.backends.cpu.winograd_plan import OUTPUTS, make, pack
+from onyxc.backends.target import get
+
+Array = np.ndarray[Any, Any]
+TARGETS = ["x86-64-v4", "x86-64-v3", "x86-64-v2"]
+
+
+def relu(acc: Any, operands: list[Any]) -> Any:
+    """max(acc + bias [+ residual], 0)"""
+    for value in operands:
+        acc = acc + value
+    return T.max(acc, constant(0, "float32", lanes_of(acc)))
+
+
+def run(shape: ConvShape, outputs: tuple[int, int], level: str, call: Any) -> tuple[Array, Array]:
+    """Result (with the channels of a wider buffer, which start as 77) and float64 reference, bias and residual added."""
+    target = get(level)
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((shape.batch, *shape.in_size, shape.in_channels), np.float32)
+    w = rng.standard_normal((shape.out_channels, shape.group_in, *shape.kernel), np.float32)
+    b = rng.standard_normal(shape.out_channels, np.float32)
+    residual = rng.standard_normal((shape.batch, *shape.out_size, shape.out_channels), np.float32)
+    y = np.full((*residual.shape[:3], shape.y_strides[2]), 77, np.float32)
+    epilogue = Epilogue((bias(), Operand("float32", dense_strides(*residual.shape[1:]))), relu)
+    made = make(shape, outputs, target)
+    kernel = winograd.emit("kernel", made, epilogue, target)
+    scratch = np.full(made.scratch, np.nan, np.float32)
+    arrays = [x, pack(w, made), b, residual, y, scratch]
+    call(kernel, target, arrays)
+    return y, np.maximum(reference(x, w, shape) + b + residual, 0)
+
+
+CASES = {
+    "3x3": make_shape((1, 14, 14, 32), 64, (3, 3), pads=(1, 1, 1, 1)),
+    "odd channels": make_shape((1, 9, 11, 17), 58, (3, 3), pads=(1, 1, 1, 1)),
+    "batch": make_shape((3, 7, 7, 24), 40, (3, 3), pads=(1, 1, 1, 1)),
+    "no padding": make_shape((1, 10, 13, 16), 16, (3, 3)),
+    "asymmetric padding": make_shape((1, 8, 15, 16), 20, (3, 3), pads=(2, 0, 0, 2)),
+    "several strips": make_shape((2, 30, 33, 8), 24, (3, 3), pads=(1, 1, 1, 1)),
+    "tiny image": make_shape((2, 2, 3, 16), 20, (3, 3), pads=(1, 1, 1, 1)),
+    "groups": make_shape((1, 8, 9, 36), 60, (3, 3), pads=(1, 1, 1, 1), group=3),
+    "to a wide buffer": make_shape((2, 6, 6, 32), 40, (3, 3), pads=(1, 1, 1, 1), extra=3),
+    "5x5": make_shape((1, 11, 12, 20), 20, (5, 5), pads=(2, 2, 2, 2)),
+    "3x5": make_shape((1, 11, 12, 20), 36, (3, 5), pads=(1, 2, 1, 2)),
+    "1x3": make_shape((1, 9, 17, 12), 24, (1, 3), pads=(0, 1, 0, 1)),
+    "5x1": make_shape((1, 40, 1, 12), 24, (5, 1), pads=(2, 0, 2, 0)),
+    "one output channel": make_shape((1, 12, 12, 16), 1, (3, 3), pads=(1, 1, 1, 1)),
+}
+SHAPES = [(case, (m, n)) for case, s in CASES.items() for m in OUTPUTS[s.kernel[0]] for n in OUTPUTS[s.kernel[1]]]
+
+
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize(("case", "outputs"), SHAPES)
+def test_float(case: str, outputs: tuple[int, int], level: str, call: Any) -> None:
+    shape = CASES[case]
+    y, expected = run(shape, outputs, level, call)
+    error = np.abs(y[..., : shape.out_channels] - expected).max()
+    assert error < 2e-5 * expected.std()
+    assert (y[..., shape.out_channels :] == 77).all()
