@@ -66,7 +66,7 @@ def _level(graph: Graph, target: Target, name: str, jobs: int, report: worker.Re
     batches = _batches(kernels)
     made = worker.map_forked(lambda batch: _generate(batch, target), batches, jobs)
     objects = dict(zip(map(_names, batches), (data for data, _ in made), strict=True))
-    found = {kernel: moves for _, touched in made for kernel, moves in touched.items()}
+    found = {kernel: sums for _, measured in made for kernel, sums in measured.items() if sums.moves}
     notes: list[str] = []
     if found:
         report(f"planning {len(found)} kernels again that touch the stack", 0, 1)
@@ -87,6 +87,6 @@ def _names(kernels: list[Kernel]) -> tuple[str, ...]:
     return tuple(k.name for k in kernels)
 
 
-def _generate(kernels: list[Kernel], target: Target) -> tuple[list[bytes], dict[str, int]]:
+def _generate(kernels: list[Kernel], target: Target) -> tuple[list[bytes], dict[str, spills.Sums]]:
     objects = compile_objects(kernels, target)
-    return objects, spills.count(kernels, objects, target)
+    return objects, spills.measure(kernels, objects, target)

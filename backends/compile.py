@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,7 +174,7 @@ class Compiler:
         """dtype and shape of a computed value."""
         return _form(value, "output") if bound is None else (numpy_dtype(value.dtype).name, bound)
 
-    def note_strides(self, body: Graph, arguments: list[Value], results: list[Value]) -> None:
+    def note_strides(self, body: Graph, arguments: list[Value], results: Sequence[Value]) -> None:
         """Tell the body's inputs and outputs how the values behind them lie."""
         pairs = [*zip(body.inputs, arguments, strict=True), *zip(body.outputs, results, strict=True)]
         for inner, value in pairs:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from onyxc.backends import groups, places
 from onyxc.backends.kernels.imperative import Imperative, Spec
 from onyxc.backends.lowering import dynamic, registry
 from onyxc.backends.program import Kernel
-from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Piece, Recipe, Temporary
+from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Packed, Piece, Recipe, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.graph import Graph
@@ -33,7 +34,7 @@ def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -
         return in_place(made, body, 1, target)
     nodes = body.nodes
     if len(nodes) == 1 and (nodes[0].domain, nodes[0].op) in registry.IMPERATIVE:
-        return _imperative(name, body, target)
+        return _imperative(name, body, constant, target)
     return in_place(groups.recipe(name, body, target, build_all), body, 0, target)
 
 
@@ -62,16 +63,25 @@ def in_place(recipe: Recipe, body: Graph, first: int, target: Target) -> Recipe:
     return recipe
 
 
-def _imperative(name: str, body: Graph, target: Target) -> Recipe:
+def _imperative(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe:
     """One kernel: inputs that are there, outputs, real shapes of dynamic outputs, scratch."""
     (node,) = body.nodes
     imp = registry.IMPERATIVE[node.domain, node.op](node)
-    present = [v for v in node.inputs if v is not None]
-    specs = [(v.dims, registry.storage(v.dtype)) for v in present]
+    known = {v for v, c in zip(body.inputs, constant, strict=True) if c}
+    packs = imp.packs(target) if imp.packs and target.kind == "cpu" else {}
+    packs = {i: p for i, p in packs.items() if node.inputs[i] in known}
+    imp = replace(imp, packed=frozenset(packs))
+    specs, reads = list[Spec](), list[Argument]()
+    for i, v in enumerate(node.inputs):
+        if v is None:
+            continue
+        specs.append((packs[i].shape if i in packs else v.dims, registry.storage(v.dtype)))
+        if v.const is not None:
+            reads.append(Constant(v.const))
+        else:
+            index = body.inputs.index(v)
+            reads.append(Packed(index, packs[i].make) if i in packs else Input(index))
     kernel = imperative(name, specs, imp, target)
-    reads: list[Argument] = [
-        Constant(v.const) if v.const is not None else Input(body.inputs.index(v)) for v in present
-    ]
     counted = dynamic.dynamic(node)
     writes: list[Argument] = [Output(i) for i in range(len(node.outputs))]
     writes += [Count(i, len(dynamic.bound(node)[i])) for i in counted]

@@ -95,9 +95,9 @@ def _join(graph: Graph, node: Node, found: dict[Value, Place]) -> None:
     if not any(places):
         return
     at = 0
-    for index, (part, place) in enumerate(zip(parts, places, strict=True)):
+    for index, (part, fitting) in enumerate(zip(parts, places, strict=True)):
         assert part is not None
-        if place is None:
+        if fitting is None:
             part = infer.add(graph, "Concat", [part], node, axis=axis).output
             graph.set_input(node, index, part)
         found[part] = _inside(joint, axis, at, found)
@@ -171,8 +171,10 @@ def _run(dims: Sequence[int], strides: Strides) -> int:
 
 
 def _strides_fit(node: Node) -> bool:
-    """Whether the kernels of a node go by strides."""
-    return len(node.outputs) == 1 and all(map(_goes_by_strides, _computed(node)))
+    """Whether the kernels of a node go by strides; those of several convolutions at once do not."""
+    nodes = list(_computed(node))
+    anchors = sum(facts.key(n) in STRIDED for n in nodes)
+    return len(node.outputs) == 1 and anchors <= 1 and all(map(_goes_by_strides, nodes))
 
 
 def _computed(node: Node) -> Iterator[Node]:

@@ -68,8 +68,9 @@ def shares_inside(graph: Graph) -> dict[str, float]:
     for node in graph:
         if node.is_op("Conv") and node.inputs[0] is not None and node.inputs[1] is not None:
             (n, c, *size), weights, (_, o, *out) = node.inputs[0].dims, node.inputs[1].dims, node.output.dims
-            shape = " -> ".join((f"{_join(n, *size, c)} * {_join(*weights)}", _join(n, *out, o)))
-            found[shape] = prod(_share(node, axis, size[axis], weights[2 + axis], out[axis]) for axis in range(len(size)))
+            share = prod(_share(node, axis, size[axis], weights[2 + axis], out[axis]) for axis in range(len(size)))
+            for data in ((n, *size, c), (n, c, *size)):  # a first layer reads the image as the model has it
+                found[f"{_join(*data)} * {_join(*weights)} -> {_join(n, *out, o)}"] = share
     return found
 
 

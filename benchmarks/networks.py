@@ -9,7 +9,7 @@ import onnx
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "end_to_end"))
 
-from graphs import light  # noqa: E402
+from graphs import light
 
 FOLDER = Path(onnx.__file__).parent / "backend/test/data/light"
 LIGHT = sorted(path.stem.removeprefix("light_") for path in FOLDER.glob("light_*.onnx"))

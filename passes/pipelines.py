@@ -26,6 +26,7 @@ from onyxc.passes.canonical.unroll import Unroll
 from onyxc.passes.fold.arithmetic import FoldArithmetic
 from onyxc.passes.fold.batch_norm import FoldBatchNorm
 from onyxc.passes.fold.constants import FoldConstants
+from onyxc.passes.fold.one_hot import FoldOneHot
 from onyxc.passes.fold.pad import FoldPad
 from onyxc.passes.fold.pool_first import PoolFirst
 from onyxc.passes.fold.shapes import FoldShapes
@@ -34,6 +35,7 @@ from onyxc.passes.fuse.attention import FuseAttention
 from onyxc.passes.fuse.chains import FuseChains
 from onyxc.passes.fuse.groups import FuseGroups
 from onyxc.passes.fuse.hoist import HoistElementwise
+from onyxc.passes.fuse.merge_products import MergeProducts
 from onyxc.passes.fuse.normalizations import FuseNormalizations
 from onyxc.passes.fuse.softmax import FuseSoftmax
 from onyxc.passes.fuse.split_bias import SplitBias
@@ -94,7 +96,7 @@ def clean() -> tuple[Pass, ...]:
 
 def fold() -> tuple[Pass, ...]:
     """Find operators again that exporters took apart, then fold arithmetic on constants into the weights."""
-    folds = (FoldArithmetic(), *recognise(), FoldPad(), FoldBatchNorm(), PoolFirst())
+    folds = (FoldArithmetic(), *recognise(), FoldOneHot(), FoldPad(), FoldBatchNorm(), PoolFirst())
     return (*folds, FoldConstants(LARGEST), NoOps(), DeadCode())
 
 
@@ -167,7 +169,7 @@ def finish(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> 
         passes += (SinkShuffle(), DeadCode())
     if level >= 1:
         passes += (HoistElementwise(), NoOps(), CommonSubexpressions())
-        passes += (FuseAttention(),) if target_kind == "cpu" else ()
+        passes += (MergeProducts(), FuseAttention()) if target_kind == "cpu" else ()
         passes += (FuseGroups(),)
     if target_kind == "cpu" and level >= 2:
         passes += (FuseChains(),)

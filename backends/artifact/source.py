@@ -39,33 +39,33 @@ class Body:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def translation_unit(manifest: Manifest, body: Body, *, weights_digest: str) -> str:
+def translation_unit(manifest: Manifest, body: Body) -> str:
     """The whole C text of an artifact."""
-    lines = [
-        f"/* {comment(manifest.name)} for {manifest.target}; weights {weights_digest} */",
-        "#define _GNU_SOURCE",
-        f"#define MODEL(x) {manifest.prefix}_##x",
-        f"#define MODEL_NAME {string(manifest.name)}",
-        f"#define TARGET_NAME {string(manifest.target)}",
-        f"#define INPUTS {len(manifest.inputs)}",
-        f"#define OUTPUTS {len(manifest.outputs)}",
-        f"#define ARENA_BYTES {manifest.arena_bytes}",
-        f"#define WEIGHT_BYTES {manifest.weight_bytes}",
-        *([f"#define WEIGHTS_FILE {string(manifest.weights)}"] if manifest.weights else []),
-        f'#include "{manifest.header}"',
-        '#include "profile.h"',
-        '#include "body.h"',
-        '#include "weights.c"',
-        *_tensor_table("input", manifest.inputs),
-        *_tensor_table("output", manifest.outputs),
-        body.source,
-        '#include "api.c"',
-        '#include "peak.c"',
-        '#include "profile.c"',
-    ]
-    if manifest.weight_bytes and not manifest.weights:
-        lines.append(_embedded(f"{manifest.prefix}_weights"))
-    return "\n".join(lines) + "\n"
+    return "\n".join(
+        [
+            f"/* {comment(manifest.name)} for {manifest.target} */",
+            "#define _GNU_SOURCE",
+            f"#define MODEL(x) {manifest.prefix}_##x",
+            f"#define MODEL_NAME {string(manifest.name)}",
+            f"#define TARGET_NAME {string(manifest.target)}",
+            f"#define INPUTS {len(manifest.inputs)}",
+            f"#define OUTPUTS {len(manifest.outputs)}",
+            f"#define ARENA_BYTES {manifest.arena_bytes}",
+            f"#define WEIGHT_BYTES {manifest.weight_bytes}",
+            *([f"#define WEIGHTS_FILE {string(manifest.weights)}"] if manifest.weights else []),
+            f'#include "{manifest.header}"',
+            '#include "profile.h"',
+            '#include "body.h"',
+            '#include "weights.c"',
+            *_tensor_table("input", manifest.inputs),
+            *_tensor_table("output", manifest.outputs),
+            body.source,
+            '#include "api.c"',
+            '#include "peak.c"',
+            '#include "profile.c"',
+            "",
+        ]
+    )
 
 
 def _tensor_table(side: str, tensors: Sequence[Tensor]) -> list[str]:
@@ -78,17 +78,6 @@ def _tensor_table(side: str, tensors: Sequence[Tensor]) -> list[str]:
         for i, t in enumerate(tensors)
     ]
     return [*shapes, f"static const OnyxcTensorV1 {side}_tensors[] = {{", *(rows or ["    {0}"]), "};"]
-
-
-def _embedded(symbol: str) -> str:
-    return f"""\
-__asm__(".pushsection .rodata.weights,\\"a\\",%progbits\\n"
-        ".balign 64\\n"
-        ".globl {symbol}\\n"
-        ".hidden {symbol}\\n"
-        "{symbol}:\\n"
-        ".incbin \\"weights.bin\\"\\n"
-        ".popsection\\n");"""
 
 
 def cpu_body(levels: Sequence[Level], weights: Weights, prefix: str) -> Body:

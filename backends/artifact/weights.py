@@ -33,18 +33,14 @@ class Weights:
         root, inside = buffer.root()
         return self.offsets[root] + inside
 
-    def write(self, file: BinaryIO) -> str:
-        """Write the block to ``file``; its sha256 comes back."""
-        digest, position = hashlib.sha256(), 0
+    def write(self, file: BinaryIO) -> None:
+        """Write the block to ``file``."""
+        position = 0
         for offset, buffer in self.contents:
-            for part in (bytes(offset - position), _data(buffer).reshape(-1).view(np.uint8).data):
-                file.write(part)
-                digest.update(part)
+            file.write(bytes(offset - position))
+            file.write(_data(buffer).reshape(-1).view(np.uint8).data)
             position = offset + buffer.nbytes
-        tail = bytes(self.nbytes - position)
-        file.write(tail)
-        digest.update(tail)
-        return digest.hexdigest()
+        file.write(bytes(self.nbytes - position))
 
 
 def collect(*programs: Program) -> Weights:

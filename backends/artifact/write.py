@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from onyxc.backends.artifact import elf, link, manifest, source, steps
+from onyxc.backends.artifact import elf, elf_data, link, manifest, source, steps
 from onyxc.backends.artifact import weights as weights_
 from onyxc.backends.artifact.describe import describe
 from onyxc.backends.artifact.header import RUNTIME, header
@@ -34,6 +34,7 @@ from onyxc.backends.artifact.source import Body
 from onyxc.backends.program import Buffer
 from onyxc.compiler.errors import BuildError, OptionError, UnsupportedError
 
+WEIGHTS = "weights.o"
 _PACKAGES = {"onyxc": "onyxc", "tvm": "apache-tvm", "onnx": "onnx"}
 
 
@@ -116,15 +117,17 @@ class _Build:
     def work(self) -> Path:
         return self.folder / "build"
 
+    @property
+    def is_shared(self) -> bool:
+        return self.manifest.library.endswith(".so")
+
     def run(self, constants: weights_.Weights, objects: Sequence[bytes]) -> None:
         self.work.mkdir()
         for path in (*RUNTIME.glob("*.c"), *RUNTIME.glob("*.h")):
             shutil.copy(path, self.work)
         for name, data in self.body.files.items():
             (self.work / name).write_bytes(data)
-        with (self.work / weights_.FILE).open("wb") as file:
-            digest = constants.write(file)
-        text = source.translation_unit(self.manifest, self.body, weights_digest=digest)
+        text = source.translation_unit(self.manifest, self.body)
         (self.work / "model.c").write_text(text)
         (self.work / self.manifest.header).write_text(header(self.manifest))
         prefix = self.manifest.prefix
@@ -133,35 +136,54 @@ class _Build:
         names = [f"kernels{i}.o" for i in range(len(objects))]
         for name, data in zip(names, objects, strict=True):
             (self.work / name).write_bytes(data)
-        with ThreadPoolExecutor(1) as beside:  # the C compilers run at the same time
-            main = beside.submit(self.main) if self.manifest.runner else None
-            self.library(names)
-            if main is not None:
-                main.result()
-                self.runner(names)
+        with ThreadPoolExecutor(2) as pool:  # the C compilers run at the same time
+            compiled = [pool.submit(self.model), *([pool.submit(self.main)] if self.manifest.runner else [])]
+            names += self.constants(constants)
+            for done in compiled:
+                done.result()
+        self.library(names)
+        if self.manifest.runner:
+            self.runner(names)
         kept = [self.manifest.library, self.manifest.header, self.manifest.runner, self.manifest.weights]
         for name in filter(None, kept):
             (self.work / name).rename(self.folder / name)
         self.manifest.write(self.folder)
         shutil.rmtree(self.work)
 
-    def library(self, kernels: list[str]) -> None:
-        is_shared = self.manifest.library.endswith(".so")
-        self.toolchain.compile(self.work, "model.c", "model.o", *(["-DSHARED_LIBRARY"] if is_shared else []))
-        make = self.toolchain.shared if is_shared else self.toolchain.archive
-        make(self.work, ["model.o", *kernels], self.manifest.library)
+    def constants(self, block: weights_.Weights) -> list[str]:
+        """Write the weights, beside the library or as an object file, whose name comes back."""
+        if self.manifest.weights or not block.nbytes:
+            with (self.work / weights_.FILE).open("wb") as file:
+                block.write(file)
+            return []
+        head, tail = elf_data.wrap(self.manifest.arch, f"{self.manifest.prefix}_weights", block.nbytes)
+        with (self.work / WEIGHTS).open("wb") as file:
+            file.write(head)
+            block.write(file)
+            file.write(tail)
+        return [WEIGHTS]
+
+    def model(self) -> None:
+        """The object file of the generated C source."""
+        flags = ["-DSHARED_LIBRARY"] if self.is_shared else []
+        self.toolchain.compile(self.work, "model.c", "model.o", *flags)
+
+    def library(self, objects: list[str]) -> None:
+        """Link, or archive."""
+        make = self.toolchain.shared if self.is_shared else self.toolchain.archive
+        make(self.work, ["model.o", *objects], self.manifest.library)
 
     def main(self) -> None:
         """The program's own object file."""
         self.toolchain.compile(self.work, "run.c", "run.o", static=not self.toolchain.native)
 
-    def runner(self, kernels: list[str]) -> None:
+    def runner(self, objects: list[str]) -> None:
         """For this machine the program uses the library; for another it is static and needs nothing there."""
         tools, static = self.toolchain, not self.toolchain.native
         if static:
             if tools.zig:  # another C library than the shared library's
                 tools.compile(self.work, "model.c", "model.o", static=True)
-            tools.program(self.work, ["run.o", "model.o", *kernels], "run", static=True)
+            tools.program(self.work, ["run.o", "model.o", *objects], "run", static=True)
         else:
             tools.program(self.work, ["run.o"], "run", static=False, library=f"./{self.manifest.library}")
 

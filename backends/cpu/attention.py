@@ -182,7 +182,11 @@ def _emit_scores(state: _Kernel, place: _Place) -> None:
             with T.serial(0, depth) as k:
                 here = slot + k * panel.width
                 keys = [state.scratch[span(here + s, n)] for s, n in zip(starts, panel.lanes, strict=False)]
-                tile.step(keys, range(place.rows), lambda m, k=k: state.q[(*place.batch, place.row + m, k)])
+
+                def load(m: int, k: Expr = k) -> Expr:
+                    return state.q[(*place.batch, place.row + m, k)]
+
+                tile.step(keys, range(place.rows), load)
             for m, offset, acc in tile.vectors():
                 at = (*place.batch, place.row + m, place.key + column + offset)
                 value = state.epilogue.value(acc, at, state.operands)
@@ -323,7 +327,11 @@ def _emit_values(state: _Kernel, place: _Place, write: Expr) -> None:
             with T.serial(0, place.needed) as key:
                 here = slot + key * panel.width
                 values = [state.scratch[span(here + s, n)] for s, n in zip(starts, panel.lanes, strict=False)]
-                tile.step(values, range(place.rows), lambda m, key=key: state.scratch[scores + m * pitch + key])
+
+                def load(m: int, key: Expr = key) -> Expr:
+                    return state.scratch[scores + m * pitch + key]
+
+                tile.step(values, range(place.rows), load)
             for m, offset, value in tile.vectors():
                 column = panel.start + number * panel.channels + offset
                 write(m, column, value, panel.channels - offset)

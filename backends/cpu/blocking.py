@@ -6,16 +6,18 @@ A tile keeps ``blocks`` x ``pixels`` accumulators in registers for the whole sum
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, groupby
-from math import ceil
+from math import ceil, gcd
 
 from onyxc.backends.cpu.shapes import Window
 from onyxc.backends.target import Target
 
 _LATENCY = 4  # cycles of a fused multiply-add; two are started a cycle
 _STREAM = ((1 / 2, 64.0), (1 / 2, 32.0))  # share of L1, L2 that a panel may fill, and bytes a cycle from there
+_OUTWEIGHS = 4  # so many times larger are images than weights that are worth reading again for each band
+_BANDS = 4  # as many threads as there usually are, or a multiple
 _FAR = 20.0  # bytes a cycle from L3
 _PAGE = 4096  # lines so far apart fall into one set of L1, which has at least eight ways
 _SET_PIXELS = 6
@@ -39,6 +41,30 @@ class Panel:
     def width(self) -> int:
         """Packed channels of one panel, padding included."""
         return sum(self.lanes)
+
+
+def costs(panels: Sequence[Panel]) -> tuple[int, ...]:
+    """Relative work of one panel of each run.
+
+    Tasks are counted by it, so that ranges of equally many tasks are equal work for threads.
+    """
+    unit = gcd(*(p.width for p in panels))
+    return tuple(p.width // unit for p in panels)
+
+
+def panel_tasks(panels: Sequence[Panel], units: int) -> int:
+    """Tasks of all panels, each of which is ``units`` pieces of work."""
+    return units * sum(p.count * cost for p, cost in zip(panels, costs(panels), strict=True))
+
+
+def bands(outer: int, inner: int) -> int:
+    """How many bands of rows the tasks of a kernel are divided into first, ``outer`` and ``inner`` being the bytes of
+    its images and of its weights.
+
+    Then threads find rows that they wrote themselves, in their own caches, and the panels of a band find its input in
+    L2; but each band reads all weights, so these must be far smaller.
+    """
+    return _BANDS if outer > _OUTWEIGHS * inner else 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +159,7 @@ def choose_blocks(
         each, wide = divmod(pixels, tiles)
         total = 0.0
         for panel in split_panels(channels, lanes, blocks):
-            size = panel.width * depth * itemsize
+            size = (panel.width if pixels > 1 else channels) * depth * itemsize  # for one pixel none is used again
             vectors = len(panel.lanes)
             pair = target.vector_bytes == 64 and vectors == len(set(panel.lanes)) == 2
             times = panel.count * (_PAIR if pair else 1)

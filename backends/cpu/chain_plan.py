@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 
 from onyxc.backends.cpu import convolution_plan, depthwise_plan
@@ -21,7 +22,7 @@ from onyxc.backends.target import Target
 _FLOAT = 4  # bytes
 _LINE = 16  # elements
 _SET = 4096  # bytes: rows so far apart share a set of L1
-_BEYOND = 3 / 4  # share of L2: images smaller than that stay there by themselves
+_BEYOND = 5 / 8  # share of L2: images smaller than that stay there by themselves
 _ROOM = 1 / 2  # share of L2 for the rings and the weights
 _FEW_CHANNELS = 4
 
@@ -87,7 +88,7 @@ def split(shapes: Sequence[ConvShape], target: Target) -> tuple[int, ...]:
     Two are joined where the image between them is too large for L2, and rings and weights fit.
     """
     counts, room = [1], 0.0
-    for before, shape in zip(shapes, shapes[1:], strict=False):
+    for before, shape in pairwise(shapes):
         image = prod(before.out_size) * before.out_channels * _FLOAT
         needed = _weights(shape) + _ring(before, shape) + (0 if room else _weights(before))
         links = is_link(before, counts[-1] == 1) and is_link(shape, False)

@@ -14,7 +14,7 @@ from math import ceil
 
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu.blocking import Panel, Taps, Tiles
+from onyxc.backends.cpu.blocking import Panel, Taps, Tiles, costs
 from onyxc.backends.cpu.convolution_plan import ConvPlan, pack, plan
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import each_panel, each_run, each_tile, turns, valid_rows
@@ -90,7 +90,7 @@ def emit(name: str, plan: ConvPlan, epilogue: Epilogue, target: Target) -> Kerne
             order,
         )
         _emit_panels(state, made)
-    return made.kernel(plan.tasks, shape.work, target)
+    return made.kernel(plan.tasks, shape.work, target, plan.note)
 
 
 def _emit_panels(state: State, made: Signature) -> None:
@@ -99,7 +99,7 @@ def _emit_panels(state: State, made: Signature) -> None:
     counts = [shape.group * panel.count for panel in plan.panels]
     sizes = [panel.width * plan.depth for panel in plan.panels]
     bases = list(accumulate((c * s for c, s in zip(counts, sizes, strict=True)), initial=0))
-    for kind, number, start, stop in each_panel(made, counts, plan.rows):
+    for kind, number, start, stop in each_panel(made, counts, plan.rows, costs(plan.panels), plan.bands):
         panel = plan.panels[kind]
         group = T.bind(T.truncdiv(number, panel.count)) if shape.group > 1 else 0
         inside = number - group * panel.count

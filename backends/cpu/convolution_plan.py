@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from onyxc.backends.cpu.blocking import Panel, Tiles, choose_blocks, row_tiles, split_panels
+from onyxc.backends.cpu.blocking import Panel, Tiles, bands, choose_blocks, panel_tasks, row_tiles, split_panels
 from onyxc.backends.cpu.shapes import ConvShape, Strides, collapse
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import itemsize
@@ -51,7 +51,12 @@ class ConvPlan:
     @property
     def tasks(self) -> int:
         """Units of work: panels of all groups, times rows."""
-        return self.shape.group * sum(p.count for p in self.panels) * self.rows
+        return panel_tasks(self.panels, self.shape.group * self.rows)
+
+    @property
+    def bands(self) -> int:
+        """Parts into which the rows are divided first."""
+        return 1 if self.ahead else bands(self.shape.image_bytes, self.packed_size * itemsize(self.shape.packed_dtype))
 
     @property
     def depth(self) -> int:
@@ -62,6 +67,17 @@ class ConvPlan:
     def packed_size(self) -> int:
         """Elements of the packed weights."""
         return self.shape.group * self.depth * sum(p.count * p.width for p in self.panels)
+
+    @property
+    def note(self) -> str:
+        """The plan in words."""
+        what = "product" if self.flat else "direct convolution"
+        return f"{what}, tiles of {tile_words(self.panels, self.tiles)}"
+
+
+def tile_words(panels: tuple[Panel, ...], tiles: tuple[Tiles, ...]) -> str:
+    """The largest tile, as in "16+16+8 channels x 8 pixels"."""
+    return f"{'+'.join(map(str, panels[0].lanes))} channels x {max(t.width for t in tiles)} pixels"
 
 
 def plan(shape: ConvShape, target: Target, operands: tuple[Strides, ...] = ()) -> ConvPlan:
@@ -87,8 +103,8 @@ def plan(shape: ConvShape, target: Target, operands: tuple[Strides, ...] = ()) -
 
 
 def _unroll(shape: ConvShape, panels: tuple[Panel, ...], target: Target) -> int:
-    """Input channels of one loop turn; one where vectors of two widths would make LLVM spill them."""
-    if any(len(set(p.lanes)) > 1 for p in panels) and target.arch == "x86_64":
+    """Input channels of one loop turn; one where vectors of two widths, or a table, would make LLVM spill them."""
+    if target.arch == "x86_64" and (shape.shuffle or any(len(set(p.lanes)) > 1 for p in panels)):
         return 1
     if target.arch != "x86_64" and target.registers > 16:
         return next(u for u in (4, 3, 2, 1) if shape.group_in % u == 0)

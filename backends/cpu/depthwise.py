@@ -68,7 +68,7 @@ def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> 
             epilogue.views(operands, sizes),
         )
         counts = [shape.batch * panel.count for panel in plan.panels]
-        for kind, number, start, stop in each_panel(made, counts, shape.out_size[0]):
+        for kind, number, start, stop in each_panel(made, counts, shape.out_size[0], bands=plan.bands):
             panel = plan.panels[kind]
             image = T.bind(T.truncdiv(number, panel.count))
             inside = T.bind(number - image * panel.count)
@@ -79,7 +79,7 @@ def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> 
                 place = Place(panel, channel, weight, image, row, valid_rows(shape, row), row)
                 for run, pixel in each_run(plan.tiles):
                     _emit_tile(state, place, run, pixel)
-    return made.kernel(plan.tasks, shape.work, target)
+    return made.kernel(plan.tasks, shape.work, target, plan.note)
 
 
 def emit_row(state: State, image: Expr, row: Expr, into: Expr) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 import numpy as np
 
-from onyxc.backends.cpu.blocking import Panel, Tiles, row_tiles, split_panels
-from onyxc.backends.cpu.convolution_plan import pack_panels, reduce_weights
+from onyxc.backends.cpu.blocking import Panel, Tiles, bands, row_tiles, split_panels
+from onyxc.backends.cpu.convolution_plan import pack_panels, reduce_weights, tile_words
 from onyxc.backends.cpu.shapes import ConvShape
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import itemsize
@@ -32,6 +33,11 @@ class DepthwisePlan:
         return self.shape.batch * sum(p.count for p in self.panels) * self.shape.out_size[0]
 
     @property
+    def bands(self) -> int:
+        """Parts into which the rows are divided first."""
+        return bands(self.shape.image_bytes, self.packed_size * itemsize(self.shape.packed_dtype))
+
+    @property
     def taps(self) -> int:
         """Weights of one channel."""
         return self.shape.kernel[0] * self.shape.kernel[1]
@@ -40,6 +46,11 @@ class DepthwisePlan:
     def packed_size(self) -> int:
         """Elements of the packed weights."""
         return self.taps * sum(p.count * p.width for p in self.panels)
+
+    @property
+    def note(self) -> str:
+        """The plan in words."""
+        return f"depthwise, tiles of {tile_words(self.panels, self.tiles)}"
 
 
 def fits(shape: ConvShape) -> bool:
@@ -59,16 +70,20 @@ def choose_tile(shape: ConvShape, target: Target) -> tuple[int, int]:
 
     Accumulators, one row of weights and an input vector stay in registers. Few pixels and whole cache lines of
     channels where neighbours lie so that they share a set of L1: such loads are started one after the other only.
+    All vectors of a pixel at once where they are few: cache lines that two of them share are then read once.
     """
     many = target.registers > 16
     step = shape.x_strides[2] * itemsize(shape.x_dtype)
+    vectors = ceil(shape.out_channels / target.lanes(itemsize(shape.acc_dtype)))
     if step % _SET == 0:
         return (4, 4) if many else (4, 2)
     if not many:
-        return (2, 4)
+        return {1: (1, 8), 3: (3, 2), 4: (4, 2)}.get(vectors, (2, 4))
+    columns = min(shape.kernel[1], 7)
     if target.vector_bytes < _LINE or step % (_SET // 2) == 0:
         return (2, 7)
-    return (1, min(_MOST_PIXELS, target.registers - min(shape.kernel[1], 7) - 3))
+    blocks = vectors if vectors < 4 else 1
+    return blocks, min(_MOST_PIXELS // blocks, (target.registers - 1) // blocks - columns)
 
 
 def pack(weights: np.ndarray[Any, Any], plan: DepthwisePlan, zero_point: Any = 0) -> np.ndarray[Any, Any]:

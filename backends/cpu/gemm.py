@@ -16,7 +16,7 @@ from math import prod
 
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu.blocking import Panel
+from onyxc.backends.cpu.blocking import Panel, costs
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.gemm_plan import GemmPlan, GemmShape, plan
 from onyxc.backends.cpu.loops import each_panel, each_tile
@@ -90,7 +90,7 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
     counts = [batches * panel.count for panel in plan.panels]
     sizes = [panel.width * shape.k for panel in plan.panels]
     bases = list(accumulate((c * s * plan.chunks for c, s in zip(counts, sizes, strict=True)), initial=0))
-    for kind, number, start, stop in each_panel(made, counts, units):
+    for kind, number, start, stop in each_panel(made, counts, units, costs(plan.panels)):
         panel = plan.panels[kind]
         batch = T.bind(T.truncdiv(number, panel.count))
         column = T.bind(panel.start + (number - batch * panel.count) * panel.channels)

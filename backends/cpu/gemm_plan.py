@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil, prod
 
-from onyxc.backends.cpu.blocking import Panel, Tiles, choose_blocks, join, split_evenly, split_panels
+from onyxc.backends.cpu.blocking import Panel, Tiles, choose_blocks, join, panel_tasks, split_evenly, split_panels
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import is_integer, itemsize
 
@@ -76,7 +76,7 @@ class GemmPlan:
     @property
     def tasks(self) -> int:
         """Units of work: panels of all batches, times parts of m."""
-        return prod(self.shape.batch) * sum(p.count for p in self.panels) * self.units
+        return panel_tasks(self.panels, prod(self.shape.batch) * self.units)
 
     @property
     def scratch_dtype(self) -> str:

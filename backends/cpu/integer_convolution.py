@@ -16,7 +16,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from onyxc.backends.cpu import convolution_plan
-from onyxc.backends.cpu.blocking import Panel, Tiles, row_tiles
+from onyxc.backends.cpu.blocking import Panel, Tiles, costs, row_tiles
 from onyxc.backends.cpu.convolution_plan import ConvPlan
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import each_panel, each_run, each_tile, valid_rows
@@ -127,7 +127,7 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
     conv, shape = state.plan.conv, state.plan.shape
     counts = [shape.group * panel.count for panel in conv.panels]
     bases = list(accumulate((c * p.width for c, p in zip(counts, conv.panels, strict=True)), initial=0))
-    for kind, number, start, stop in each_panel(made, counts, conv.rows):
+    for kind, number, start, stop in each_panel(made, counts, conv.rows, costs(conv.panels)):
         panel = conv.panels[kind]
         group = T.bind(T.truncdiv(number, panel.count)) if shape.group > 1 else 0
         inside = number - group * panel.count

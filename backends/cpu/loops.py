@@ -23,19 +23,42 @@ def turns(start: Expr, stop: Expr) -> Iterator[Expr]:
         yield number
 
 
-def each_panel(made: Signature, counts: Sequence[int], units: int) -> Iterator[tuple[int, Expr, Expr, Expr]]:
+def each_panel(
+    made: Signature, counts: Sequence[int], units: int, costs: Sequence[int] = (), bands: int = 1
+) -> Iterator[tuple[int, Expr, Expr, Expr]]:
     """Loops over the kernel's task range: (class, number in the class, first unit, last unit excluded).
 
-    Tasks count class by class, ``counts[class]`` numbers each, ``units`` tasks a number.
+    Tasks count class by class, ``counts[class]`` numbers each, ``units`` units a number, ``costs[class]`` (default 1)
+    tasks a unit; the unit belongs to the range that holds its first task. With ``bands`` the units are divided first,
+    and all classes are counted inside each band.
     """
-    first = 0
-    for kind, count in enumerate(counts):
-        low, high = (T.bind(T.max(T.min(v - first, count * units), 0)) for v in (made.begin, made.end))
+    costs = costs or (1,) * len(counts)
+    size = -(-units // bands)
+    if size == units:
+        yield from _each_panel(made.begin, made.end, counts, units, costs)
+        return
+    tasks = size * sum(count * cost for count, cost in zip(counts, costs, strict=True))
+    with T.serial(T.truncdiv(made.begin, tasks), T.truncdiv(made.end + (tasks - 1), tasks)) as band:
+        begin, end = (T.bind(v - band * tasks) for v in (made.begin, made.end))
+        rest = size if units % size == 0 else T.bind(T.min(units - band * size, size))
+        for kind, number, start, stop in _each_panel(begin, end, counts, rest, costs):
+            first = T.bind(band * size)
+            yield kind, number, T.bind(first + start), T.bind(first + stop)
+
+
+def _each_panel(
+    begin: Expr, end: Expr, counts: Sequence[int], units: Expr, costs: Sequence[int]
+) -> Iterator[tuple[int, Expr, Expr, Expr]]:
+    first: Expr = 0
+    for kind, (count, cost) in enumerate(zip(counts, costs, strict=True)):
+        low, high = (
+            T.bind(T.truncdiv(T.max(T.min(v - first, count * units * cost), 0) + (cost - 1), cost)) for v in (begin, end)
+        )
         with T.serial(T.truncdiv(low, units), T.truncdiv(high + (units - 1), units)) as number:
             start = T.bind(T.max(low - number * units, 0))
             stop = T.bind(T.min(high - number * units, units))
             yield kind, number, start, stop
-        first += count * units
+        first += count * units * cost
 
 
 def each_tile(runs: Sequence[Tiles], start: Expr, stop: Expr) -> Iterator[tuple[Tiles, Expr]]:

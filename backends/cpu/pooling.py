@@ -1,11 +1,17 @@
 """Maximum and average pooling, channels last: vectors of channels, several pixels at a time.
 
-Padding is never read: rows are clipped at run time, columns of a tile at compile time.
+    for row, for panel of channels, for tile of pixels:
+        for kernel row:     fold every input column of the tile into an accumulator of its own
+        for pixel:          fold the columns under its window; epilogue, store
+
+so that an input element is loaded once for a row of windows. A kernel wider than the registers has an accumulator a
+pixel instead. Padding is never read: rows are clipped at run time, columns of a tile at compile time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
 
 from tvm import tirx
@@ -13,10 +19,10 @@ from tvm.tirx.script import builder as T
 
 from onyxc.backends.cpu.blocking import Panel, Tiles
 from onyxc.backends.cpu.epilogue import Epilogue
-from onyxc.backends.cpu.loops import each_panel, each_run, valid_rows
+from onyxc.backends.cpu.loops import each_panel, each_run, turns, valid_rows
 from onyxc.backends.cpu.pooling_plan import PoolPlan, PoolShape, plan
 from onyxc.backends.cpu.tile import Tile
-from onyxc.backends.cpu.vectors import Expr, cast, constant, fill, function, lanes_of, span, strided
+from onyxc.backends.cpu.vectors import Expr, Signature, cast, constant, fill, function, lanes_of, span, strided
 from onyxc.backends.lowering.scalar import lowest
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
@@ -61,17 +67,42 @@ def emit(name: str, plan: PoolPlan, epilogue: Epilogue, target: Target) -> Kerne
             strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
             epilogue.views(operands, sizes),
         )
-        counts = [shape.batch * panel.count for panel in plan.panels]
-        for kind, number, start, stop in each_panel(made, counts, shape.out_size[0]):
-            panel = plan.panels[kind]
-            image = T.bind(T.truncdiv(number, panel.count))
-            channel = T.bind(panel.start + (number - image * panel.count) * panel.channels)
-            with T.serial(start, stop) as row:
-                rows = valid_rows(shape, row)
-                place = _Place(panel, channel, image, row, rows, _row_count(shape, row, rows))
-                for run, pixel in each_run(plan.tiles):
-                    _emit_tile(state, place, run, pixel)
+        (_emit_rows if plan.by_rows else _emit_panels)(state, made)
     return made.kernel(plan.tasks, shape.work, target)
+
+
+def _emit_rows(state: _Kernel, made: Signature) -> None:
+    """Tasks are rows of all images; what a row of windows reads stays in the cache for all panels."""
+    plan, height = state.plan, state.plan.shape.out_size[0]
+    with T.serial(made.begin, made.end) as number:
+        image = T.bind(T.truncdiv(number, height))
+        row = T.bind(number - image * height)
+        rows = valid_rows(plan.shape, row)
+        count = _row_count(plan.shape, row, rows)
+        for run, pixel in each_run(plan.tiles):
+            for panel in plan.panels:
+                for index in turns(0, panel.count):
+                    place = _Place(panel, T.bind(panel.start + index * panel.channels), image, row, rows, count)
+                    _emit_window(state, place, run, pixel)
+
+
+def _emit_panels(state: _Kernel, made: Signature) -> None:
+    """Few rows: tasks are rows of panels of all images."""
+    plan, shape = state.plan, state.plan.shape
+    counts = [shape.batch * panel.count for panel in plan.panels]
+    for kind, number, start, stop in each_panel(made, counts, shape.out_size[0]):
+        panel = plan.panels[kind]
+        image = T.bind(T.truncdiv(number, panel.count))
+        channel = T.bind(panel.start + (number - image * panel.count) * panel.channels)
+        with T.serial(start, stop) as row:
+            rows = valid_rows(shape, row)
+            place = _Place(panel, channel, image, row, rows, _row_count(shape, row, rows))
+            for run, pixel in each_run(plan.tiles):
+                _emit_window(state, place, run, pixel)
+
+
+def _emit_window(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+    (_emit_columns if state.plan.by_columns else _emit_tile)(state, place, run, pixel)
 
 
 def _row_count(shape: PoolShape, row: Expr, rows: tuple[Expr, Expr]) -> Expr:
@@ -87,8 +118,7 @@ def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
     shape, panel = state.plan.shape, place.panel
     largest = shape.kind == "max"
-    start = lowest(shape.acc_dtype) if largest else tirx.const(0, shape.acc_dtype)
-    tile = Tile(panel.lanes, run.width, shape.acc_dtype, start)
+    tile = Tile(panel.lanes, run.width, shape.acc_dtype, _start(shape))
     offsets = list(accumulate(panel.lanes, initial=0))
     for taps in run.taps:
         with T.serial(*place.rows) as ky, T.serial(taps.begin, taps.end) as kx:
@@ -100,10 +130,53 @@ def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
                     value = cast(state.x[place.image, row, column + m * shape.strides[1], place_x], shape.acc_dtype)
                     (tile.maximum if largest else tile.add)(block, m, value)
     for m, offset, value in tile.vectors():
-        if not largest:
-            value = _divide(value, place.count * shape.column_count(run.start + m))
-        index = (place.image, place.row, pixel + m, place.channel + offset)
-        state.epilogue.write(state.y, value, index, panel.channels - offset, state.operands)
+        _finish(state, place, run.start + m, pixel + m, offset, value)
+
+
+def _emit_columns(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+    """One tile from output pixel ``pixel`` on, input column by input column."""
+    shape, panel = state.plan.shape, place.panel
+    columns = _columns(shape, run)
+    number = {column: index for index, column in enumerate(dict.fromkeys(c for own in columns for c in own))}
+    offsets = list(accumulate(panel.lanes, initial=0))
+    tile = Tile(panel.lanes, len(number), shape.acc_dtype, _start(shape))
+    with T.serial(*place.rows) as ky:
+        row = place.row * shape.strides[0] - shape.pads[0] + ky * shape.dilations[0]
+        for column, index in number.items():
+            at = pixel * shape.strides[1] - shape.pads[1] + column
+            for block, lanes in enumerate(panel.lanes):
+                x = state.x[place.image, row, at, span(place.channel + offsets[block], lanes)]
+                (tile.maximum if shape.kind == "max" else tile.add)(block, index, cast(x, shape.acc_dtype))
+    for m, own in enumerate(columns):
+        for block, lanes in enumerate(panel.lanes):
+            value = fill(_start(shape), lanes)
+            if own:
+                values = [tile.get(block, number[c]) for c in own]
+                value = reduce(lambda a, b: T.max(a, b) if shape.kind == "max" else a + b, values)
+            _finish(state, place, run.start + m, pixel + m, offsets[block], value)
+
+
+def _columns(shape: PoolShape, run: Tiles) -> list[list[int]]:
+    """For each pixel of a tile the input columns in its window, counted from the window of the first pixel."""
+    found: list[list[int]] = [[] for _ in range(run.width)]
+    for taps in run.taps:
+        for kx in range(taps.begin, taps.end):
+            for m in taps.pixels:
+                found[m].append(m * shape.strides[1] + kx * shape.dilations[1])
+    return found
+
+
+def _start(shape: PoolShape) -> Expr:
+    return lowest(shape.acc_dtype) if shape.kind == "max" else tirx.const(0, shape.acc_dtype)
+
+
+def _finish(state: _Kernel, place: _Place, first: int, pixel: Expr, offset: int, value: Expr) -> None:
+    """Epilogue and store of one vector; ``first``: the pixel's number, or that of an equal one."""
+    shape = state.plan.shape
+    if shape.kind != "max":
+        value = _divide(value, place.count * shape.column_count(first))
+    index = (place.image, place.row, pixel, place.channel + offset)
+    state.epilogue.write(state.y, value, index, place.panel.channels - offset, state.operands)
 
 
 def _divide(total: Expr, count: Expr) -> Expr:

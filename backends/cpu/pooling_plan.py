@@ -12,6 +12,8 @@ from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import itemsize
 
 _ACCUMULATORS = 8  # hide the latency of an addition
+_ROWS = 8  # enough of them to be tasks
+_BLOCKS = 2  # vectors of channels: two lines, as the processor fetches them
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,37 @@ def _inside(shape: PoolShape, axis: int, position: int, padded: bool) -> int:
 
 @dataclass(frozen=True)
 class PoolPlan:
-    """How one pooling is computed: panels of channels, and the tiles of a row."""
+    """How one pooling is computed: panels of channels, and the tiles of a row.
+
+    ``by_columns``: input columns are folded first; ``by_rows``: tasks are rows, else rows of panels.
+    """
 
     shape: PoolShape
     panels: tuple[Panel, ...]
     tiles: tuple[Tiles, ...]
+    by_columns: bool
+    by_rows: bool
 
     @property
     def tasks(self) -> int:
-        """Units of work: panels of all images, times rows."""
-        return self.shape.batch * sum(p.count for p in self.panels) * self.shape.out_size[0]
+        """Units of work: rows of all images, or panels of all images, times rows."""
+        rows = self.shape.batch * self.shape.out_size[0]
+        return rows if self.by_rows else rows * sum(p.count for p in self.panels)
 
 
 def plan(shape: PoolShape, target: Target) -> PoolPlan:
-    """Choose the blocks of ``shape``: a few pixels, and vectors of channels to make eight accumulators."""
+    """Choose the blocks of ``shape``: accumulators for as many columns as there are registers.
+
+    Where the kernel is wider than that, a few pixels, and vectors of channels to make eight accumulators.
+    """
     lanes = target.lanes(itemsize(shape.acc_dtype))
-    tiles = row_tiles(shape, min(4, shape.out_size[1]), same_count=shape.column_count)
-    blocks = max(1, _ACCUMULATORS // max(t.width for t in tiles))
-    return PoolPlan(shape, split_panels(shape.channels, lanes, blocks), tiles)
+    by_rows = shape.batch * shape.out_size[0] >= _ROWS
+    window, room = (shape.kernel[1] - 1) * shape.dilations[1] + 1, target.registers - 4
+    by_columns = shape.out_size[1] > 1 and window * _BLOCKS <= room
+    if by_columns:
+        pixels, blocks = (room // _BLOCKS - window) // shape.strides[1] + 1, _BLOCKS
+        tiles = row_tiles(shape, min(pixels, shape.out_size[1]), same_count=shape.column_count)
+    else:
+        tiles = row_tiles(shape, min(4, shape.out_size[1]), same_count=shape.column_count)
+        blocks = max(1, _ACCUMULATORS // max(t.width for t in tiles))
+    return PoolPlan(shape, split_panels(shape.channels, lanes, blocks), tiles, by_columns, by_rows)

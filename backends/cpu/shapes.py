@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Protocol
 
+from onyxc.compiler.ir.types import itemsize
+
 Strides = tuple[int, int, int, int]
 
 _INTEGERS = ("int8", "uint8")
@@ -74,6 +76,12 @@ class ConvShape:
     def group_out(self) -> int:
         """Output channels of one group."""
         return self.out_channels // self.group
+
+    @property
+    def image_bytes(self) -> int:
+        """Bytes of input and output."""
+        read = self.in_channels * prod(self.in_size) * itemsize(self.x_dtype)
+        return self.batch * (read + self.out_channels * prod(self.out_size) * itemsize(self.y_dtype))
 
     @property
     def packed_dtype(self) -> str:

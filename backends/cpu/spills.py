@@ -7,7 +7,8 @@ accumulators than fit, and runs at half of its speed. `backends.replan` has such
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from onyxc.backends.artifact import elf
 from onyxc.backends.cpu import inspect
@@ -16,27 +17,47 @@ from onyxc.backends.target import Target
 from onyxc.backends.x86.disassembly import Instruction, UnknownCodeError, instructions
 
 
-def count(kernels: Sequence[Kernel], objects: Sequence[bytes], target: Target) -> dict[str, int]:
-    """Vector moves from or to the stack in the sums of each kernel of a template, by its name.
+@dataclass(frozen=True)
+class Sums:
+    """The sums of some kernels: vector moves from or to the stack, products, and all instructions."""
 
-    Kernels without any are left out. ``objects`` hold the machine code of ``kernels``.
-    """
+    moves: int = 0
+    products: int = 0
+    instructions: int = 0
+
+    @property
+    def cost(self) -> float:
+        """Instructions for each product, moves counted twice: they wait for each other."""
+        return (self.instructions + self.moves) / max(self.products, 1)
+
+
+def add(parts: Iterable[Sums]) -> Sums:
+    """All of them together."""
+    found = list(parts)
+    return Sums(sum(p.moves for p in found), sum(p.products for p in found), sum(p.instructions for p in found))
+
+
+def measure(kernels: Sequence[Kernel], objects: Sequence[bytes], target: Target) -> dict[str, Sums]:
+    """The sums of each kernel of a template, by its name. ``objects`` hold the machine code of ``kernels``."""
     planned = [k for k in kernels if k.planned]
     if target.arch == "x86_64":
         code = {name: data for part in objects for name, data in elf.functions(part).items()}
-        found = {k.name: in_function(code[k.name]) for k in planned}
-    else:  # assembly text is slower, but the same for all other processors
-        found = {k.name: inspect.spills(k, target) for k in planned}
-    return {name: moves for name, moves in found.items() if moves}
+        return {k.name: in_function(code[k.name]) for k in planned}
+    loops = {k.name: inspect.loops(k, target) for k in planned}  # by assembly: slower, but one reader for the others
+    return {n: add(Sums(x.spills, x.products, x.instructions) for x in made if x.is_sum) for n, made in loops.items()}
 
 
-def in_function(code: bytes) -> int:
-    """Stack moves in the sums of an x86-64 function; 0 where its code cannot be read."""
+def in_function(code: bytes) -> Sums:
+    """The sums of an x86-64 function; none where its code cannot be read."""
     try:
         made = list(instructions(code))
     except UnknownCodeError:
-        return 0
-    return sum(sum(i.stack for i in body) for body in inner_loops(made) if is_sum(body))
+        return Sums()
+    return add(
+        Sums(sum(i.stack for i in body), sum(i.product for i in body), len(body))
+        for body in inner_loops(made)
+        if is_sum(body)
+    )
 
 
 def is_sum(loop: Sequence[Instruction]) -> bool:

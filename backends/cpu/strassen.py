@@ -1,10 +1,10 @@
 """A product with constant weights by fewer multiplications of blocks (`strassen_plan` has the formula), two kernels.
 
-    factors:   for row: the left factors of x, sums of its blocks
-    products:  for panel of a block's columns:
-                   for product, for tile of a block's rows:   accumulators in registers, as in a direct convolution
-                       for k: accumulators += weights[panel, product, k] * broadcast(factor[product, row, k])
-                   for row, for vector:   the sums of the products for all blocks, epilogues, stores
+factors:   for row: the left factors of x, sums of its blocks
+products:  for panel of a block's columns:
+               for product, for tile of a block's rows:   accumulators in registers, as in a direct convolution
+                   for k: accumulators += weights[panel, product, k] * broadcast(factor[product, row, k])
+               for row, for vector:   the sums of the products for all blocks, epilogues, stores
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from math import ceil
 
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu.blocking import Panel, Tiles
+from onyxc.backends.cpu.blocking import Panel
 from onyxc.backends.cpu.epilogue import Epilogue
-from onyxc.backends.cpu.loops import each_panel, each_run
-from onyxc.backends.cpu.strassen_plan import LINE, StrassenPlan, choose, pack, plan
+from onyxc.backends.cpu.loops import each_panel, each_tile
+from onyxc.backends.cpu.strassen_plan import StrassenPlan, choose, pack, plan
 from onyxc.backends.cpu.sums import evaluate, share
 from onyxc.backends.cpu.tile import Tile
 from onyxc.backends.cpu.vectors import Expr, constant, dense, function, lanes_of, prefetch, span, strided
@@ -70,6 +70,22 @@ class _Kernel:
     operands: list[Expr]
 
 
+@dataclass
+class _Rows:
+    """A part of the rows: its tiles, from ``first`` to ``last``, and the rows that they start at."""
+
+    first: Expr
+    last: Expr
+    start: Expr
+    stop: Expr
+
+
+def _first_row(plan: StrassenPlan, tile: Expr) -> Expr:
+    """The first row of tile number ``tile``: wider tiles come first."""
+    wide, narrow = plan.tiles[0], plan.tiles[-1]
+    return tile * wide.width - T.max(tile - wide.count, 0) * (wide.width - narrow.width)
+
+
 def emit_products(name: str, plan: StrassenPlan, epilogue: Epilogue, target: Target) -> Kernel:
     """The kernel ``name(factors, packed weights, operands..., y, scratch, begin, end)``."""
     shape = plan.shape
@@ -90,52 +106,59 @@ def emit_products(name: str, plan: StrassenPlan, epilogue: Epilogue, target: Tar
         counts = [panel.count for panel in plan.panels]
         steps = [plan.algorithm.products * plan.depth * panel.width for panel in plan.panels]
         bases = list(accumulate((c * s for c, s in zip(counts, steps, strict=True)), initial=0))
-        for kind, number, _, _ in each_panel(made, counts, 1):
+        for kind, number, start, stop in each_panel(made, counts, plan.parts):
             panel = plan.panels[kind]
             weight = T.bind(bases[kind] + number * steps[kind])
-            with T.serial(0, plan.algorithm.products) as index:
-                _emit_product(state, panel, index, T.bind(weight + index * (plan.depth * panel.width)))
-            _emit_result(state, panel, T.bind(panel.start + number * panel.channels))
+            column = T.bind(panel.start + number * panel.channels)
+            with T.serial(start, stop) as part:
+                first, last = (T.bind(T.truncdiv((part + i) * plan.count, plan.parts)) for i in (0, 1))
+                rows = _Rows(first, last, *(T.bind(_first_row(plan, tile)) for tile in (first, last)))
+                with T.serial(0, plan.algorithm.products) as index:
+                    _emit_product(state, panel, rows, index, T.bind(weight + index * (plan.depth * panel.width)))
+                _emit_result(state, panel, rows, column)
     tile = f"{len(plan.panels[0].lanes)} x {plan.tiles[0].width}"
     size = f"{shape.out_size[1]} x {shape.in_channels} x {shape.out_channels}"
     return made.kernel(plan.tasks, shape.work, target, f"product {size}, {plan.algorithm.name}: tile {tile}")
 
 
-def _emit_product(state: _Kernel, panel: Panel, index: Expr, weight: Expr) -> None:
+def _emit_product(state: _Kernel, panel: Panel, rows: _Rows, index: Expr, weight: Expr) -> None:
     """Product number ``index`` in one panel, whose weights start at ``weight``, to scratch."""
     plan = state.plan
-    for run, row in each_run(plan.tiles):
+    for run, row in each_tile(plan.tiles, rows.first, rows.last):
         tile = Tile(panel.lanes, run.width, "float32")
+        inside = T.bind(row - rows.start)
         with T.serial(0, plan.depth // plan.unroll) as number:
             for u in range(plan.unroll):
-                _emit_step(state, panel, tile, run, (index, row, number * plan.unroll + u), weight)
+                _emit_step(state, panel, tile, (index, row, number * plan.unroll + u), weight, inside)
         for m, offset, value in tile.vectors():
-            place = (index * plan.rows + row + m) * panel.width + offset
+            place = (index * plan.most_rows + inside + m) * panel.width + offset
             T.buffer_store(state.products, value, [span(place, lanes_of(value))])
 
 
-def _emit_step(
-    state: _Kernel, panel: Panel, tile: Tile, run: Tiles, at: tuple[Expr, Expr, Expr], weight: Expr
-) -> None:
-    """Step ``at`` (product, first row, k) of a tile's sum; what is needed next comes to L2 meanwhile, bit by bit."""
+def _emit_step(state: _Kernel, panel: Panel, tile: Tile, at: tuple[Expr, Expr, Expr], weight: Expr, inside: Expr) -> None:
+    """Step ``at`` (product, first row, k) of a tile's sum; what is needed next comes to L2 meanwhile, bit by bit.
+
+    ``inside``: the first row, counted from that of the part.
+    """
     plan, (index, row, k) = state.plan, at
     starts = accumulate(panel.lanes, initial=0)
     here = weight + k * panel.width
     weights = [state.weights[span(here + s, lanes)] for s, lanes in zip(starts, panel.lanes, strict=False)]
     # the next product's weights during the rows of this one, and the next tile's rows
-    each = ceil(panel.width / plan.rows)
-    prefetch(state.weights, (weight + plan.depth * panel.width + (row * plan.depth + k * run.width) * each,), level=2)
-    prefetch(state.factors, (index, row + run.width, k * run.width), level=2)
-    tile.step(weights, range(run.width), lambda m: state.factors[index, row + m, k])
+    width, each = tile.pixels, ceil(panel.width * plan.parts / plan.rows)
+    done = (inside * plan.depth + k * width) * each
+    prefetch(state.weights, (weight + plan.depth * panel.width + done,), level=2)
+    prefetch(state.factors, (index, row + width, k * width), level=2)
+    tile.step(weights, range(width), lambda m: state.factors[index, row + m, k])
 
 
-def _emit_result(state: _Kernel, panel: Panel, column: Expr) -> None:
-    """All blocks of the result in one panel, from the products."""
+def _emit_result(state: _Kernel, panel: Panel, rows: _Rows, column: Expr) -> None:
+    """All blocks of the result in one panel and a part of the rows, from the products."""
     plan, algorithm = state.plan, state.plan.algorithm
     sums = share(algorithm.result)
 
     def write(row: Expr, offset: Expr, lanes: int, valid: int, blocks: int) -> None:
-        places = [(p * plan.rows + row) * panel.width + offset for p in range(algorithm.products)]
+        places = [(p * plan.most_rows + row - rows.start) * panel.width + offset for p in range(algorithm.products)]
         products = [T.bind(state.products[span(place, lanes)]) for place in places]
         values = evaluate(sums, products, T.bind)
         for (i, j), value in zip(product(range(algorithm.m), range(algorithm.n)), values, strict=True):
@@ -147,7 +170,7 @@ def _emit_result(state: _Kernel, panel: Panel, column: Expr) -> None:
     whole = panel.channels // lanes
     starts = list(accumulate(panel.lanes, initial=0))
     for first, stop, blocks in _parts(plan):
-        with T.serial(first, stop) as row:
+        with T.serial(T.max(rows.start, first), T.min(rows.stop, stop)) as row:
             with T.serial(0, whole) as number:
                 write(row, T.bind(number * lanes), lanes, lanes, blocks)
             for tail, offset in list(zip(panel.lanes, starts, strict=False))[whole:]:

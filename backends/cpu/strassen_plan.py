@@ -8,7 +8,7 @@ the plain sum within a factor of three; `error_bound` is what no data exceed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -20,17 +20,20 @@ from onyxc.backends.cpu.strassen_tables import ALGORITHMS, Algorithm
 from onyxc.backends.target import Target
 
 LINE = 16  # floats of a cache line
+_MOST_ROWS = 128  # of a part: its products and a panel of weights stay in L2
 _LEAST = 1 / 20  # share of the time that must be saved
-_MOVED = 6.0  # cycles for each vector of a product that is stored, loaded and added; of a left factor as well
+# measured, in cycles that start two multiply-adds: a vector of a product stored, loaded and added, or of a left factor;
+# a vector of weights that comes from memory
+_MOVED, _STREAMED = 2.5, 2.0
 
 
 @dataclass(frozen=True)
 class StrassenPlan:
     """How one product [rows, depth] x [depth, columns] is computed.
 
-    ``shape``: the product as a pointwise convolution of a single row (see `shapes.collapse`); ``operands``: element
-    strides (n, h, w, c) of the epilogue's inputs; ``panels`` divide the columns of a block, ``tiles`` its rows;
-    ``unroll``: steps of the sum a loop turn.
+    ``shape``: the product as a pointwise convolution of a single row (`as_product`); ``operands``: element strides
+    (n, h, w, c) of the epilogue's inputs; ``panels`` divide the columns of a block, ``tiles`` its rows; ``parts``: tasks
+    of a panel, which share its tiles; ``unroll``: steps of the sum a loop turn.
     """
 
     shape: ConvShape
@@ -38,6 +41,7 @@ class StrassenPlan:
     algorithm: Algorithm
     panels: tuple[Panel, ...]
     tiles: tuple[Tiles, ...]
+    parts: int
     unroll: int
 
     @property
@@ -72,13 +76,23 @@ class StrassenPlan:
 
     @property
     def tasks(self) -> int:
-        """Units of work: panels of columns."""
-        return sum(p.count for p in self.panels)
+        """Units of work: panels of columns, times parts of the rows."""
+        return sum(p.count for p in self.panels) * self.parts
+
+    @property
+    def count(self) -> int:
+        """Number of row tiles."""
+        return sum(t.count for t in self.tiles)
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of a part, at most."""
+        return min(self.rows, -(-self.count // self.parts) * self.tiles[0].width)
 
     @property
     def scratch_size(self) -> int:
-        """Elements of the products of one panel."""
-        return self.algorithm.products * self.rows * max(p.width for p in self.panels)
+        """Elements of the products of one panel with one part of the rows."""
+        return self.algorithm.products * self.most_rows * max(p.width for p in self.panels)
 
     @property
     def packed_size(self) -> int:
@@ -86,16 +100,34 @@ class StrassenPlan:
         return self.algorithm.products * self.depth * sum(p.count * p.width for p in self.panels)
 
 
+def as_product(shape: ConvShape, operands: tuple[Strides, ...] = ()) -> tuple[ConvShape, tuple[Strides, ...]] | None:
+    """The convolution as a pointwise one of a single row, with its operands, where its windows are runs of memory.
+
+    So are those of a one-dimensional convolution without padding: they overlap, and each begins a stride further on.
+    """
+    shape, operands, _ = collapse(shape, operands)
+    (_, width), (tall, wide) = shape.out_size, shape.kernel
+    if shape.group > 1 or shape.shuffle or any(shape.pads) or shape.batch * shape.out_size[0] * tall > 1:
+        return None
+    step = shape.x_strides[2]
+    if shape.x_strides[3] != 1 or (wide > 1 and (shape.dilations[1] > 1 or step != shape.in_channels)):
+        return None
+    strides = (*shape.x_strides[:2], step * shape.strides[1], 1)
+    return replace(
+        shape, in_channels=wide * shape.in_channels, in_size=(1, width), kernel=(1, 1), strides=(1, 1), x_strides=strides
+    ), operands
+
+
 def choose(shape: ConvShape, target: Target) -> Algorithm | None:
     """The algorithm that is expected to save most time, None where none is allowed or saves enough."""
-    shape, _, turned = collapse(shape)
     floats = shape.x_dtype == shape.w_dtype == shape.acc_dtype == "float32"
-    if target.exact or target.favor == "size" or not floats or turned:
+    if target.exact or target.favor == "size" or not floats:
         return None
-    if not shape.is_pointwise or shape.group > 1 or shape.batch * shape.out_size[0] > 1 or shape.x_strides[3] != 1:
+    product = as_product(shape)
+    if product is None:
         return None
-    best = min(ALGORITHMS, key=lambda a: expected_time(shape, a, target))
-    return best if expected_time(shape, best, target) < 1 - _LEAST else None
+    best = min(ALGORITHMS, key=lambda a: expected_time(product[0], a, target))
+    return best if expected_time(product[0], best, target) < 1 - _LEAST else None
 
 
 def expected_time(shape: ConvShape, algorithm: Algorithm, target: Target) -> float:
@@ -104,25 +136,27 @@ def expected_time(shape: ConvShape, algorithm: Algorithm, target: Target) -> flo
     lanes = target.lanes(4)
     if depth % (algorithm.k * lanes) or columns % algorithm.n or rows < 4 * algorithm.m:
         return 2.0
-    block = -(-rows // algorithm.m)
-    products = algorithm.products * block * depth // algorithm.k * columns // algorithm.n / lanes / 2
-    moved = algorithm.products * block * (columns // algorithm.n + depth // algorithm.k) / lanes * _MOVED
-    return (products + moved) / (rows * depth * columns / lanes / 2)
+    block, inner, outer = -(-rows // algorithm.m), depth // algorithm.k, columns // algorithm.n
+    sums = algorithm.products * inner * outer * (block / 2 + _STREAMED)
+    moved = algorithm.products * block * (inner + outer) * _MOVED
+    return (sums + moved) / (depth * columns * (rows / 2 + _STREAMED))
 
 
-def plan(
-    shape: ConvShape, algorithm: Algorithm, target: Target, operands: tuple[Strides, ...] = ()
-) -> StrassenPlan:
+def plan(shape: ConvShape, algorithm: Algorithm, target: Target, operands: tuple[Strides, ...] = ()) -> StrassenPlan:
     """Choose the blocks of ``shape``, for which ``algorithm`` is chosen; ``operands``: element strides (n, h, w, c)."""
-    shape, operands, _ = collapse(shape, operands)
+    product = as_product(shape, operands)
+    if product is None:
+        raise ValueError("not a product of matrices")
+    shape, operands = product
     rows, depth = -(-shape.out_size[1] // algorithm.m), shape.in_channels // algorithm.k
     columns, lanes = shape.out_channels // algorithm.n, target.lanes(4)
     blocks, pixels = choose_blocks(columns, rows, depth, 4 * LINE, lanes, 4, target)
     widths = split_evenly(rows, pixels)
     starts = accumulate(widths, initial=0)
     tiles = join(Tiles(start, 1, width) for start, width in zip(starts, widths, strict=False))
+    parts = min(-(-rows // _MOST_ROWS), len(widths))
     unroll = next(u for u in ((4, 2, 1) if target.arch != "x86_64" else (2, 1)) if depth % u == 0)
-    return StrassenPlan(shape, operands, algorithm, split_panels(columns, lanes, blocks), tiles, unroll)
+    return StrassenPlan(shape, operands, algorithm, split_panels(columns, lanes, blocks), tiles, parts, unroll)
 
 
 def pack(weights: np.ndarray[Any, Any], plan: StrassenPlan) -> np.ndarray[Any, Any]:

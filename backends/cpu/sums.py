@@ -33,7 +33,7 @@ class Sums:
 def share(signs: np.ndarray[Any, Any]) -> Sums:
     """The sums with ``signs`` [sum, term] of -1, 0, 1: greedily, the pair that most sums contain becomes a term."""
     rows: list[dict[int, int]] = [{i: int(s) for i, s in enumerate(row) if s} for row in signs]
-    terms, shared = signs.shape[1], []
+    terms, shared = signs.shape[1], list[tuple[int, int, int]]()
     while True:
         pairs = Counter((i, j, row[i] * row[j]) for row in rows for i, j in combinations(sorted(row), 2))
         best = max(pairs, key=lambda p: (pairs[p], *(-v for v in p)), default=None)

@@ -8,19 +8,18 @@ A. Lavin and S. Gray, arXiv:1509.09308). Nothing here imports TVM.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache, reduce
-from typing import Any
-
-import numpy as np
+from functools import lru_cache
+from math import prod
 
 # 5/8 and 3/2 in place of 1 and 2: all entries of A and B stay exact in float32, and the largest error is a quarter
 POINTS: dict[int, tuple[Fraction, ...]] = {
     1: (),
     4: (Fraction(0), Fraction(1), Fraction(-1)),
     6: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
+    8: (Fraction(0), Fraction(1, 2), Fraction(-1, 2), Fraction(1), Fraction(-1), Fraction(7, 4), Fraction(-7, 4)),
 }
 
 Row = tuple[float, ...]
@@ -72,8 +71,8 @@ def transform(outputs: int, taps: int) -> Transform:
     )
 
 
-def _product(factors: Any) -> Fraction:
-    return reduce(lambda a, b: a * b, factors, Fraction(1))
+def _product(factors: Iterable[Fraction]) -> Fraction:
+    return prod(factors, start=Fraction(1))
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
@@ -119,4 +118,4 @@ def _floats(matrix: Sequence[Sequence[Fraction]]) -> Matrix:
 def _stages(stages: Sequence[Sequence[Sequence[Fraction]]]) -> tuple[Matrix, ...]:
     """The stages as floats, without those that change nothing."""
     made = [_floats(stage) for stage in stages]
-    return tuple(m for m in made if m != _floats(_butterfly(len(m), ()))) or ()
+    return tuple(m for m in made if m != _floats(_butterfly(len(m), ())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from tvm import tirx
@@ -76,6 +77,27 @@ def collapse(nest: Nest) -> None:
             at -= 1
     if env:
         rewrite(nest, env)
+
+
+def across_rows(nest: Nest, lanes: int, dear: bool) -> None:
+    """Let the vector run across rows that are much shorter than one, in place, where there are many of them.
+
+    [4420, 2] with an exponential (``dear``), or a softmax along so few elements: the last two axes change places.
+    """
+    scope, length = nest.scope, lanes if nest.folds else lanes // 4
+    if len(scope.axes) < 2 or scope.extents[-1] > length or scope.extents[-2] < 2 * lanes:
+        return
+    row, column = scope.axes[-2:]
+    for fold in nest.folds:
+        depends = free_vars(*fold.indices)
+        if row not in depends or column in depends or len(fold.results) > 1:
+            return
+        if prod(fold.scope.extents) > lanes:
+            return
+    if nest.folds or dear:
+        for values in (scope.axes, scope.extents, nest.steps):
+            values[-2:] = reversed(values[-2:])
+        nest.short, nest.stash = True, None
 
 
 def _bounds(coefficients: Mapping[Var, int], ranges: Mapping[Var, int]) -> tuple[int, int] | None:

@@ -12,12 +12,12 @@ from typing import Any
 
 from tvm import te
 
-from onyxc.backends.kernels.axes import collapse
+from onyxc.backends.kernels.axes import across_rows, collapse
 from onyxc.backends.kernels.codegen import attributes, plain
 from onyxc.backends.kernels.group import plan
 from onyxc.backends.kernels.loops import lower
 from onyxc.backends.kernels.nest import Nest, SplitGroup, Strides, key, shape_of, stages
-from onyxc.backends.kernels.schedule import schedule
+from onyxc.backends.kernels.schedule import element_bytes, mathematics, schedule
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
@@ -35,6 +35,7 @@ class Piece:
 
 def _kernel(name: str, nest: Nest, inputs: Sequence[Any], target: Target) -> Kernel:
     attrs = attributes(name, target)
+    across_rows(nest, target.lanes(element_bytes(nest)), mathematics(nest))
     try:
         decided = schedule(nest, target)
         func = plain(lower(name, nest, list(inputs), decided, attrs), target)

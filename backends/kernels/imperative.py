@@ -40,13 +40,22 @@ Spec = tuple[tuple[int, ...], str]  # shape, dtype
 LOCAL_BYTES = 1024  # above, LLVM for aarch64 runs out of stack offsets; use scratch
 
 
+@dataclass(frozen=True)
+class Pack:
+    """Another form of a constant input: its ``shape``, and how ``make`` gets it at compile time."""
+
+    shape: tuple[int, ...]
+    make: Callable[[Any], Any]
+
+
 @dataclass
 class Imperative:
     """One operator as a program.
 
     ``emit(task, inputs, outputs, emitter)`` writes one of ``tasks`` independent tasks; ``scratch`` are
     temporaries in the arena, shared by all tasks (give each its part), at ``emitter.scratch``.
-    ``work``: operations in all, about.
+    ``work``: operations in all, about. ``packs``: for a CPU, forms of the node's inputs, by number, in which the
+    program takes those that are constants; ``packed`` are those that come so, which ``emitter.packed`` tells.
     """
 
     outputs: list[Spec]
@@ -54,6 +63,8 @@ class Imperative:
     emit: Callable[[Var, list[Array], list[Array], Emitter], None]
     scratch: list[Spec] = field(default_factory=list)
     work: int = 0
+    packs: Callable[[Target], dict[int, Pack]] | None = None
+    packed: frozenset[int] = frozenset()
 
 
 def build_imperative(name: str, input_specs: Sequence[Spec], imp: Imperative, target: Target) -> Kernel:
@@ -70,7 +81,7 @@ def build_body(name: str, input_specs: Sequence[Spec], imp: Imperative, target: 
         specs = [*input_specs, *imp.outputs, *imp.scratch]
         pointers = [T.arg(f"p{i}", T.ptr(memory_dtype(dtype))) for i, (_, dtype) in enumerate(specs)]
         begin, end = (T.arg(n, T.int32()) for n in ("begin", "end"))
-        emitter = Emitter(target)
+        emitter = Emitter(target, imp.packed)
         arrays = [emitter.array(p, *spec) for p, spec in zip(pointers, specs, strict=True)]
         reads, writes = len(input_specs), len(input_specs) + len(imp.outputs)
         emitter.scratch = arrays[writes:]
@@ -144,8 +155,8 @@ class Variable:
 class Emitter:
     """Statements, for the code of one task."""
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
+    def __init__(self, target: Target, packed: frozenset[int] = frozenset()) -> None:
+        self.target, self.packed = target, packed
         self.scratch: list[Array] = []
         self._lane: tuple[Expr, int] | None = None
         self._last: Expr | None = None  # condition of the `if_` that was closed last

@@ -106,6 +106,9 @@ class Writer:
         self.folds(0)
         with T.serial(begin, end) as task:
             if self.plan.chunk:
+                if self.plan.inner is not None:
+                    count = tirx.const(extents[self.plan.inner], "int32")
+                    self.strip = self.nest.scope.axes[self.plan.inner], tirx.const(0, "int32"), count
                 self.chunks(task)
                 return
             if self.plan.inner is not None:
@@ -121,8 +124,8 @@ class Writer:
             self.nested(self.plan.split)
 
     def chunks(self, task: Expr) -> None:
-        """Tasks are pieces of the only axis; the last one may be shorter."""
-        extent, chunk = self.nest.scope.extents[0], self.plan.chunk
+        """Tasks are pieces of the last axis; the last one may be shorter."""
+        extent, chunk = self.nest.scope.extents[-1], self.plan.chunk
         full, rest = divmod(extent, chunk)
         if not rest:
             self.span(task * chunk, chunk)
@@ -231,8 +234,8 @@ class Writer:
     def span(self, start: Expr, length: int) -> None:
         """``length`` elements of the last axis from ``start`` on."""
         inner = any(level == len(self.nest.scope.axes) for level in self.levels)
-        most = BLOCK if inner else 1
-        for first, lanes, repeat in blocks(length, self.plan.lanes, most, whole=inner or self.plan.light):
+        most = BLOCK if inner and not self.nest.short else 1
+        for first, lanes, repeat in blocks(length, self.plan.lanes, most, whole=(inner or self.plan.light) and not self.nest.short):
             with ExitStack() as stack:
                 base = start + first
                 if repeat > 1:

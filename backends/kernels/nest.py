@@ -13,7 +13,6 @@ from tvm import te, tirx
 from onyxc.backends.kernels.expression import Expr, Var, is_load, substitute, transform
 from onyxc.backends.kernels.floats import memory_dtype
 
-
 Strides = Mapping[tuple[int, int], tuple[int, ...]]  # key of a tensor -> of each axis, where it is not dense
 
 
@@ -71,6 +70,7 @@ class Nest:
     values: list[Expr] = field(default_factory=list)
     folds: list[Fold] = field(default_factory=list)
     stash: Stash | None = None
+    short: bool = False  # rows shorter than a vector: the vector axis, the last one, runs across them
     steps: list[int] = field(default_factory=list)  # elements of an output between neighbours along each axis
     buffers: dict[Any, Any] = field(default_factory=dict)  # key of a te.Tensor -> tirx buffer
 

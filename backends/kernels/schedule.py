@@ -81,14 +81,19 @@ def schedule(nest: Nest, target: Target, simple: bool = False) -> Schedule:
     lanes = max(1, target.lanes(element_bytes(nest)))
     levels = [level_of(f, nest.scope) for f in nest.folds]
     inner = [f for f, level in zip(nest.folds, levels, strict=True) if level == len(extents)]
-    dot = not extents or _prefers_dot(nest, inner, lanes)
-    made = Schedule(lanes, dot, 0, 0, 1, work, light=not _mathematics(nest))
-    if not dot and not nest.folds:
+    dot = not nest.short and (not extents or _prefers_dot(nest, inner, lanes))
+    made = Schedule(lanes, dot, 0, 0, 1, work, light=not mathematics(nest))
+    if nest.short:
+        made.inner = len(extents) - 2
+    elif not dot and not nest.folds:
         made.inner = transposed(nest)
         if made.inner is not None:
-            made.square = side(nest, made.inner, lanes, scope_ranges(nest.scope))
+            rows = side(nest, made.inner, lanes, scope_ranges(nest.scope))
+            made.square = rows if made.light or rows == lanes else 0
     outer = extents if dot else extents[:-1]
-    if made.inner is not None:
+    if nest.short and len(extents) == 2:
+        made.chunk, made.tasks = _chunks(extents[-1], lanes, work)
+    elif made.inner is not None:
         made.split = len(outer)
         made.tasks = prod(outer) // outer[made.inner] * -(-outer[made.inner] // (made.square or STRIP))
     elif work >= SERIAL:
@@ -97,13 +102,19 @@ def schedule(nest: Nest, target: Target, simple: bool = False) -> Schedule:
             made.split += 1
         made.tasks = prod(outer[: made.split])
         if made.tasks == 1 and not dot and len(extents) == 1:
-            step = lanes * BLOCK
-            made.chunk = max(step, min(CHUNK, -(-extents[0] // SHARE)) // step * step)
-            made.tasks = -(-extents[0] // made.chunk)
+            made.chunk, made.tasks = _chunks(extents[0], lanes, work)
     return made
 
 
-def _mathematics(nest: Nest) -> bool:
+def _chunks(extent: int, lanes: int, work: int) -> tuple[int, int]:
+    """The length of a task's piece of an axis, and how many there are."""
+    step = lanes * BLOCK
+    chunk = extent if work < SERIAL else max(step, min(CHUNK, -(-extent // SHARE)) // step * step)
+    return chunk, -(-extent // chunk)
+
+
+def mathematics(nest: Nest) -> bool:
+    """Whether the nest calls mathematical functions."""
     return any(isinstance(n, Call) and not is_guard(n) for e in expressions(nest) for n in walk(e))
 
 

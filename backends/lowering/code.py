@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from onyxc.backends.kernels.imperative import Array, Emitter, Imperative, Spec
+from onyxc.backends.kernels.imperative import Array, Emitter, Imperative, Pack, Spec
 from onyxc.backends.lowering.dynamic import bound, dynamic
 from onyxc.backends.lowering.words import Expr
+from onyxc.backends.target import Target
 from onyxc.compiler.ir.graph import Node, Value
 
 
@@ -56,11 +57,13 @@ def kernel(
     tasks: int = 1,
     scratch: Sequence[Spec] = (),
     work: int = 0,
+    packs: Callable[[Target], dict[int, Pack]] | None = None,
 ) -> Imperative:
     """The Imperative of ``node``, one task of which ``write`` writes.
 
     Its outputs are those of the node (what is left out is not written), then an int64[rank] for each dynamic one.
     ``outputs``: shapes and dtypes of all; default: those of the node (for a dynamic output, its bound).
+    ``packs``: as in `Imperative`.
     """
     if outputs is None:
         outputs = [(s, v.dtype) for s, v in zip(bound(node), node.outputs, strict=True)]
@@ -74,4 +77,4 @@ def kernel(
         ins = [None if v is None else next(given).flat for v in node.inputs]
         write(Code(node, task, ins, outs, [a.flat for a in emitter.scratch], shapes, emitter))
 
-    return Imperative([*outputs, *counts], max(1, tasks), emit, list(scratch), work)
+    return Imperative([*outputs, *counts], max(1, tasks), emit, list(scratch), work, packs)

@@ -6,13 +6,14 @@ from typing import Any
 
 from tvm import tirx
 
-from onyxc.backends.kernels.imperative import Imperative
+from onyxc.backends.kernels.imperative import Imperative, Pack
 from onyxc.backends.lowering.code import Code, kernel
-from onyxc.backends.lowering.recurrent_spec import WIDEST, Layout, Spec, spec
+from onyxc.backends.lowering.recurrent_spec import WIDEST, Layout, Spec, spec, weights
 from onyxc.backends.lowering.recurrent_steps import Steps
 from onyxc.backends.lowering.registry import imperative
 from onyxc.backends.lowering.rowdots import spread
 from onyxc.backends.lowering.words import Expr, fix, hold, i32, when
+from onyxc.backends.target import Target
 from onyxc.compiler.ir.graph import Node
 
 
@@ -105,7 +106,7 @@ def emit(code: Code) -> None:
     scratch = dict(zip(made.sizes(), code.scratch, strict=True))
     for number in range(facts.directions):
         with when(tirx.EQ(code.task, number)):
-            Cells(made, number, ins, outs, scratch).run()
+            Cells(made, number, ins, outs, scratch, code.emitter.packed).run()
 
 
 @imperative("LSTM", "GRU", "RNN")
@@ -122,6 +123,13 @@ def recurrent(node: Node) -> Imperative:
     widest = Layout(facts, WIDEST, 32)
     scratch = [((size * facts.directions,), facts.dtype) for size in widest.sizes().values()]
     work = 2 * facts.steps * facts.batch * facts.directions * facts.gates * facts.hidden
-    return kernel(
-        node, outputs, emit, tasks=facts.directions, scratch=scratch, work=work * (facts.inputs + facts.hidden)
-    )
+
+    def packs(target: Target) -> dict[int, Pack]:
+        """Panels of W and R, where they are read as they are."""
+        if dtype != facts.dtype or not facts.hidden or not facts.inputs:
+            return {}
+        lanes = target.lanes(8 if dtype == "float64" else 4)
+        return {1 + i: Pack(p.shape, p.pack) for i, p in enumerate(weights(facts, lanes, target.registers))}
+
+    work *= facts.inputs + facts.hidden
+    return kernel(node, outputs, emit, tasks=facts.directions, scratch=scratch, work=work, packs=packs)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from onyxc.backends.lowering.gates import Gate, gates
+from onyxc.backends.lowering.panels import Panels, panels
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.ir.graph import Node
 
@@ -77,6 +78,16 @@ def spec(node: Node) -> Spec:
         node.op == "GRU" and bool(node.attrs.get("linear_before_reset", 0)),
         node.op == "LSTM" and bool(node.attrs.get("input_forget", 0)),
         "float64" if x.dtype == "float64" else "float32",
+    )
+
+
+def weights(spec: Spec, lanes: int, registers: int) -> tuple[Panels, Panels]:
+    """The panels of constant input and recurrent weights, of all directions."""
+    groups = spec.directions * spec.gates
+    rows = spec.batch * min(spec.steps, 4)  # at once, at least
+    return (
+        panels(groups, spec.hidden, spec.inputs, rows, lanes, registers),
+        panels(groups, spec.hidden, spec.hidden, spec.batch, lanes, registers),
     )
 
 

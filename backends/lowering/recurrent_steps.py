@@ -12,7 +12,9 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.imperative import Array
-from onyxc.backends.lowering.recurrent_spec import Layout
+from onyxc.backends.lowering.panels import Panels
+from onyxc.backends.lowering.panels import products as panel_products
+from onyxc.backends.lowering.recurrent_spec import Layout, weights
 from onyxc.backends.lowering.rowdots import Block, block, products, put, take
 from onyxc.backends.lowering.words import Expr, cast, fill, fix, i32, when
 
@@ -21,7 +23,7 @@ class Steps(ABC):
     """Writes the code of one direction, all but what a step computes from its products (`step`).
 
     ``ins``: x, w, r, b, lengths, h0, c0, p (None: left out), ``outs``: y, y_h, y_c (None: left out), all flat;
-    ``scratch``: the flat buffers of `Layout.sizes`, all directions in one.
+    ``scratch``: the flat buffers of `Layout.sizes`, all directions in one; ``packed``: which of ``ins`` are in panels.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Steps(ABC):
         ins: Sequence[Array | None],
         outs: Sequence[Array | None],
         scratch: dict[str, Array],
+        packed: frozenset[int] = frozenset(),
     ) -> None:
         self.layout, self.spec, self.d = layout, layout.spec, number
         x, w, r, self.b, self.lengths, self.h0, self.c0, self.p = ins
@@ -40,6 +43,8 @@ class Steps(ABC):
         self.x, self.w, self.r = x, w, r
         self.y, self.y_h, self.y_c = outs
         self.buffers = scratch
+        both = weights(self.spec, layout.lanes, layout.registers)
+        self.panels = {key: p for key, number, p in zip(("pre", "again"), (1, 2), both, strict=True) if number in packed}
         self.base = {key: number * size for key, size in layout.sizes().items()}
         self.reverse = self.spec.reverse[number]
         self.functions = self.spec.functions[number]
@@ -143,28 +148,31 @@ class Steps(ABC):
             return self.x_at(self.time(first + step, b), b)
 
         shape = block(self.lanes, self.layout.registers, s.hidden, self.layout.chunk * s.batch)
-        weights = (self.w, self.d * s.gates * s.hidden * s.inputs, s.inputs)
-        self.rows_of("pre", shape, rows, weights, (self.x, start), (0, s.gates))
+        matrix = (self.w, self.d * s.gates * s.hidden * s.inputs, s.inputs)
+        self.rows_of("pre", shape, rows, matrix, (self.x, start), (0, s.gates))
 
     def recurrence(self, key: str, first_gate: int, gates: int) -> None:
         """``again``: the products of the vectors in ``key`` with the recurrent weights of some gates."""
         s = self.spec
         shape = block(self.lanes, self.layout.registers, s.hidden, s.batch)
-        weights = (self.r, self.d * s.gates * s.hidden * s.hidden, s.hidden)
+        matrix = (self.r, self.d * s.gates * s.hidden * s.hidden, s.hidden)
         vectors = (self.buffers[key], lambda row: self.base[key] + row * self.layout.padded)
-        self.rows_of("again", shape, i32(s.batch), weights, vectors, (first_gate, gates))
+        self.rows_of("again", shape, i32(s.batch), matrix, vectors, (first_gate, gates))
 
     def rows_of(
         self,
         key: str,
         shape: Block,
         rows: Expr,
-        weights: tuple[Array, int, int],
+        matrix: tuple[Array, int, int],
         x: tuple[Array, Callable[[Expr], Expr]],
         gates: tuple[int, int],
     ) -> None:
         """``key[row, gate, :] = x[row] w[gate]^T`` for all rows; blocks of weights outside, rows inside."""
-        s, (w, base, pitch), (xs, start) = self.spec, weights, x
+        if key in self.panels:
+            self.rows_of_panels(key, self.panels[key], rows, matrix[0], x, gates)
+            return
+        s, (w, base, pitch), (xs, start) = self.spec, matrix, x
         first_gate, count = gates
         blocks = -(-s.hidden // shape.rows)
         with T.serial(0, count * blocks) as number:
@@ -185,6 +193,36 @@ class Steps(ABC):
                 some(fix(pair * shape.columns), shape.columns)
             if shape.columns > 1:
                 with T.serial(pairs * shape.columns, rows) as row:
+                    some(row, 1)
+
+    def rows_of_panels(
+        self,
+        key: str,
+        panels: Panels,
+        rows: Expr,
+        w: Array,
+        x: tuple[Array, Callable[[Expr], Expr]],
+        gates: tuple[int, int],
+    ) -> None:
+        """The same with weights in panels."""
+        s, (xs, start), (first_gate, count) = self.spec, x, gates
+        with T.serial(0, count * panels.count) as number:
+            gate = fix(first_gate + tirx.truncdiv(number, panels.count))
+            panel = fix(tirx.truncmod(number, panels.count))
+            at = ((self.d * s.gates + gate) * panels.count + panel) * (panels.depth * panels.width)
+
+            def some(row: Expr, columns: int) -> None:
+                starts = [fix(i32(start(row + n))) for n in range(columns)]
+                for n, vectors in enumerate(panel_products(panels, (w, fix(at)), (xs, starts), self.dtype)):
+                    to = self.base[key] + ((row + n) * s.gates + gate) * self.layout.padded + panel * panels.width
+                    for v, value in enumerate(vectors):
+                        put(self.buffers[key], to + v * self.lanes, value)
+
+            tiles = fix(tirx.truncdiv(rows, panels.columns))
+            with T.serial(0, tiles) as tile:
+                some(fix(tile * panels.columns), panels.columns)
+            if panels.columns > 1:
+                with T.serial(tiles * panels.columns, rows) as row:
                     some(row, 1)
 
     @abstractmethod

@@ -27,6 +27,7 @@ from onyxc.backends.lowering.tensors import Inputs, at, compute, filled, needed,
 from onyxc.compiler.ir.graph import Node
 
 Expr = Any
+FEW = 16  # elements, of the longest vector
 
 
 def total(source: Expr, axis: Any) -> Expr:
@@ -49,6 +50,10 @@ def fold(
 ) -> Any:
     """``combine`` over the axes ``along`` of ``source(element, index)``; kept axes have extent 1."""
     old = shape_of(x)
+    inner = _inner(old, along)
+    if inner:
+        first = fold(x, [a for a in along if a not in inner], combine, source, name=f"{name}_outer")
+        return fold(first, [*along], combine, keep=keep, name=name)
     reduced = {a: te.reduce_axis((0, old[a]), f"r{a}") for a in sorted(along)}
     shape = [1 if a in reduced else d for a, d in enumerate(old) if keep or a not in reduced]
 
@@ -65,6 +70,20 @@ def fold(
         return combine(source(at(x, full), tuple(full)), axis=list(reduced.values()))
 
     return compute(shape, value, name)
+
+
+def _inner(shape: Sequence[int], along: Sequence[int]) -> list[int]:
+    """The last axes, if they are better reduced by themselves: few elements behind an axis that stays.
+
+    [N, H, W, groups, channels] along H, W and channels: along H and W whole vectors of groups and channels are summed.
+    """
+    start = len(shape)
+    while start and (start - 1 in along or shape[start - 1] == 1):
+        start -= 1
+    inner = [a for a in range(start, len(shape)) if a in along]
+    outer = [a for a in along if a < start]
+    few = 1 < prod(shape[a] for a in inner) < FEW
+    return inner if few and prod(shape[a] for a in outer) > 1 else []
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
@@ -26,6 +27,7 @@ from onyxc.backends.lowering.words import (
     wrapped,
 )
 from onyxc.compiler.errors import UnsupportedError
+from onyxc.compiler.ir.graph import Array as NDArray
 from onyxc.compiler.ir.graph import Node
 
 
@@ -70,17 +72,53 @@ def scatter_elements(node: Node) -> Imperative:
     return kernel(node, None, emit, tasks=outer, work=prod(dims) + prod(grid) * 4)
 
 
+def box(indices: NDArray | None, dims: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """(first, size) of the box of ``dims`` that constant indices of ScatterND walk in order; None: they are no box.
+
+    That is how exporters write ``x[:, 2:6] = y``, often with an index for every element.
+    """
+    if indices is None or not indices.size:
+        return None
+    flat = indices.reshape(-1, indices.shape[-1])
+    flat = np.where(flat < 0, flat + dims[: flat.shape[1]], flat)
+    first, size = flat.min(0), np.ptp(flat, 0) + 1
+    if prod(size) != len(flat) or (first < 0).any() or (first + size > dims[: len(size)]).any():
+        return None
+    walked = np.stack(np.unravel_index(np.arange(len(flat)), tuple(size)), 1) + first
+    return (tuple(map(int, first)), tuple(map(int, size))) if (walked == flat).all() else None
+
+
+def _runs(size: Sequence[int], dims: Sequence[int]) -> tuple[int, int]:
+    """The leading axes of a box that must be walked, and the consecutive elements behind each of their positions."""
+    depth, run = len(size), prod(dims[len(size) :])
+    while depth:
+        depth -= 1
+        run *= size[depth]
+        if size[depth] != dims[depth]:
+            break
+    return depth, run
+
+
 @imperative("ScatterND")
 def scatter_nd(node: Node) -> Imperative:
-    """Copy data, then write the slices in order (a later one wins)."""
+    """Copy data, then write the slices in order (a later one wins); those that form a box in long runs."""
     dims, grid = static(node, 0).dims, static(node, 1).dims
     depth, count = grid[-1], prod(grid[:-1])
     slab, steps = prod(dims[depth:]), strides(dims)
+    known = box(node.const(1), dims) if node.attrs.get("reduction", "none") in ("none", b"none") else None
 
     def emit(code: Code) -> None:
         data, indices, updates = code.ins
         y = code.outs[0]
         copy(y, i32(0), data, i32(0), prod(dims))
+        if known is not None:
+            first, size = known
+            walked, run = _runs(size, dims)
+            with T.serial(0, prod(size[:walked])) as row:
+                places = [p + f for p, f in zip(unravel(row, size[:walked]), first, strict=False)]
+                inside = sum(f * s for f, s in zip(first[walked:], steps[walked:], strict=False))
+                copy(y, fix(i32(ravel(places, steps[:walked])) + inside), updates, fix(row * run), run)
+            return
         with T.serial(0, count) as q:
             places = [fix(wrapped(indices[q * depth + d], dims[d])) for d in range(depth)]
             inside = [every(p >= 0, p < n) for p, n in zip(places, dims, strict=False)]

@@ -23,10 +23,12 @@ def softmax(node: Node, inputs: Inputs) -> list[Any]:
     along = axes(attr(node, "axis", -1), len(shape))
     peak = fold(x, along, LARGEST, name="peak")
 
-    def shifted(value: Expr, index: Sequence[Expr]) -> Expr:
-        return value - at(peak, zeroed(index, along))
+    def shifted(*index: Expr) -> Expr:
+        return at(x, index) - at(peak, zeroed(index, along))
 
-    total = fold(x, along, te.sum, lambda v, i: tirx.exp(shifted(v, i)), name="total")
+    # a stage of its own, which both the sum and the quotient read
+    powers = compute(shape, lambda *i: tirx.exp(shifted(*i)), "powers")
+    total = fold(powers, along, te.sum, name="total")
 
     def finish(whole: Expr) -> Expr:
         return tirx.log(whole) if node.op == "LogSoftmax" else like(whole, 1) / whole
@@ -34,8 +36,8 @@ def softmax(node: Node, inputs: Inputs) -> list[Any]:
     row = compute(shape_of(total), lambda *i: finish(at(total, i)), "row")  # once a row: division is slow
 
     def element(*index: Expr) -> Expr:
-        value, own = shifted(at(x, index), index), at(row, zeroed(index, along))
-        result = value - own if node.op == "LogSoftmax" else tirx.exp(value) * own
+        own = at(row, zeroed(index, along))
+        result = shifted(*index) - own if node.op == "LogSoftmax" else at(powers, index) * own
         return cast(result, node.output.dtype)
 
     return [compute(shape, element, node.op.lower())]

@@ -2,12 +2,13 @@
  * the kernels work with. Every figure is the best of several slices of time, since whatever disturbs a measurement
  * only makes it slower. Threads measure side by side, and their rates are added. */
 enum { PEAK_FLOAT32, PEAK_INT8 }; /* kinds of arithmetic; a multiply-add is two operations */
-enum { SLICES = 5, SLICE_NANOSECONDS = 4000000, TURNS = 4096, LEAST_READ = 1 << 20 };
+enum { SLICES = 20, SLICE = 1000000 /* nanoseconds */, TURNS = 4096, PART = 1 << 20 /* bytes */ };
 
 typedef struct Probe {
     double (*once)(struct Probe *); /* does some work and returns how much */
     int64_t bytes;                  /* of the block to read */
     char *block;
+    int64_t offset; /* where the next part begins */
     double rate;         /* the result: work a second */
     volatile float sink; /* takes what would otherwise be computed for nobody */
 } Probe;
@@ -86,18 +87,19 @@ static double multiply_add_16(Probe *probe) {
 }
 #endif
 
+/* Reads the next PART of the block, or a smaller block again and again. */
 #define READ_BLOCK(BYTES, CODE)                                                                                        \
     CODE static double read_block_##BYTES(Probe *probe) {                                                              \
         typedef float Vector __attribute__((vector_size(BYTES), may_alias));                                           \
-        const int64_t passes = probe->bytes < LEAST_READ ? LEAST_READ / probe->bytes : 1;                              \
+        const int64_t rest = probe->bytes - probe->offset, part = rest < PART ? rest : PART, passes = PART / part;     \
+        const Vector *start = (const Vector *)(probe->block + probe->offset), *end = start + part / BYTES;             \
         Vector a = {0}, b = a, c = a, d = a, e = a, f = a, g = a, h = a;                                               \
-        for (int64_t pass = 0; pass < passes; pass++) {                                                                \
-            const Vector *at = (const Vector *)probe->block, *end = (const Vector *)(probe->block + probe->bytes);     \
-            for (; at < end; at += 8)                                                                                  \
+        for (int64_t pass = 0; pass < passes; pass++)                                                                  \
+            for (const Vector *at = start; at < end; at += 8)                                                          \
                 a += at[0], b += at[1], c += at[2], d += at[3], e += at[4], f += at[5], g += at[6], h += at[7];        \
-        }                                                                                                              \
         probe->sink = (a + b + c + d + e + f + g + h)[0];                                                              \
-        return (double)(probe->bytes * passes);                                                                        \
+        probe->offset = (probe->offset + part) % probe->bytes;                                                         \
+        return (double)(part * passes);                                                                                \
     }
 
 READ_BLOCK(16, )
@@ -113,7 +115,7 @@ static void *measure_one(void *argument) {
         int64_t start = nanoseconds(), now;
         double work = 0;
         do work += probe->once(probe);
-        while ((now = nanoseconds()) < start + SLICE_NANOSECONDS);
+        while ((now = nanoseconds()) < start + SLICE);
         double rate = work / (double)(now - start) * 1e9;
         if (rate > probe->rate) probe->rate = rate;
     }

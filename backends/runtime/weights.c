@@ -1,4 +1,4 @@
-/* Finding the constants: inside the library (.incbin of the generated part) or in a file beside it. */
+/* Finding the constants: inside the library (an object file of their own) or in a file beside it. */
 #if WEIGHT_BYTES == 0
 
 static char *load_weights(const char *path) {

@@ -23,12 +23,15 @@ def profile(
 ) -> None:
     """Time every step of a run, beside the roofline of this machine.
 
-    A step is one kernel call: a fused group of the model's nodes. Times are medians of warm runs; what the clock itself
-    takes is subtracted, and normal runs have no clock at all. FLOPs are those of the model's operators, a multiply-add
-    being two; a convolution counts as the direct one, so with Winograd it can be above 100 % of the roofline, and so
-    can a matrix product with Strassen. The roofline is min(peak, intensity x bandwidth), measured on the machine that
-    runs the model when it does: peak in registers with the artifact's vectors, bandwidth of reading for the size of
-    the step's operands (of all weights, for weights).
+    A step is one kernel call: a fused group of the model's nodes, or a copy. Times are medians of warm runs; what the
+    clock itself takes is subtracted, and normal runs have no clock at all.
+
+    FLOPs are those of the model's operators: a multiply-add is two, and a convolution counts as the direct one, padding
+    included. So kernels that need fewer (Winograd; Strassen in matrix products) can be above 100 % of the roofline.
+
+    The roofline is min(peak, intensity x bandwidth), measured on the machine that runs the model: the peak in
+    registers, with the vectors of the artifact; the bandwidth of reading from so large a block as the step's operands
+    are, for weights so large a block as all weights are.
     """
     from onyxc.backends.runtime.profile import profile as measure
 

@@ -30,13 +30,17 @@ def dense(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(dims[i + 1 :]) for i in range(len(dims)))
 
 
-def view(value: Value, inside: Container[Node]) -> View | None:
-    """``value`` as a view of what the nodes ``inside`` move; None where strides cannot tell."""
+def view(value: Value, inside: Container[Node], pitch: int = 1) -> View | None:
+    """``value`` as a view of what the nodes ``inside`` move; None where strides cannot tell.
+
+    ``pitch``: the rows of the source begin so many rows apart.
+    """
     node = value.producer
     source = node.inputs[0] if node is not None and node in inside and node.is_op(*MOVES) else None
     if node is None or source is None:
-        return View(value, 0, dense(value.dims))
-    below = view(source, inside)
+        strides = dense(value.dims)
+        return View(value, 0, (*(s * pitch for s in strides[:-1]), *strides[-1:]))
+    below = view(source, inside, pitch)
     return None if below is None else _moved(node, value, source.dims, below)
 
 

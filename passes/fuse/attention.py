@@ -101,7 +101,9 @@ def _behind(value: Value | None, user: Node) -> Node | None:
 def _is_readable(node: Node) -> bool:
     """Whether kernels can read the node's operands beside the scores; single numbers are immediates."""
     values = [v for v in node.inputs if v is not None]
-    return all(v.dtype in ("float32", "int32", "int8", "uint8") or (v.const is not None and v.const.size == 1) for v in values)
+    return all(
+        v.dtype in ("float32", "int32", "int8", "uint8") or (v.const is not None and v.const.size == 1) for v in values
+    )
 
 
 def _with_movement(parts: Parts) -> list[Node]:

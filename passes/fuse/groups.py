@@ -224,7 +224,9 @@ def _movement_behind(group: list[Node]) -> Node | None:
     """The one reader of the group's result, when it only moves elements and reads none twice."""
     last = group[-1].output
     node = last.only_user
-    if node is None or not node.is_op(*BEHIND) or _joins_images(node) or node.graph is not group[0].graph or not node.output.tensor.is_static:
+    if node is None or not node.is_op(*BEHIND) or _joins_images(node):
+        return None
+    if node.graph is not group[0].graph or not node.output.tensor.is_static:
         return None
     if node.is_op("Pad") and node.attrs.get("mode", "constant") != "constant":
         return None

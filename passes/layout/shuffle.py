@@ -15,11 +15,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from onyxc.compiler.ir import facts, infer
+from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.channels_last import shuffle_order
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 from onyxc.compiler.transform import Pass, PassResult

@@ -69,7 +69,7 @@ def test_a_spilled_tile_is_planned_again(model: onnx.ModelProto, greedy: Callabl
     artifacts = [driver.compile(model, target=TARGET, exact=True, out=tmp_path / name) for name in "ab"]
     (note,) = manifest.read(artifacts[0].folder).levels[0].notes
     assert "planned for 12 of 16 registers" in note
-    assert "in inner loops" not in note
+    assert "in sums" not in note
     run(model, artifacts[0])
     for path in artifacts[0].folder.iterdir():
         assert path.read_bytes() == (artifacts[1].folder / path.name).read_bytes(), path.name
@@ -83,7 +83,7 @@ def test_if_no_plan_fits_the_first_stays(
     artifact = driver.compile(model, target=TARGET, exact=True)
     (note,) = manifest.read(artifact.folder).levels[0].notes
     assert note.startswith("conv_add_relu: ")
-    assert "moves to or from the stack in inner loops" in note
+    assert "moves to or from the stack in sums" in note
     assert "planned" not in note
     run(model, artifact)
 

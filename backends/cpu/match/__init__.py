@@ -13,9 +13,10 @@ from onyxc.backends.cpu.match.bf16 import narrow_product
 from onyxc.backends.cpu.match.chain import convolutions
 from onyxc.backends.cpu.match.convolution import constant_product, conv
 from onyxc.backends.cpu.match.group import AnchoredGroup, is_expression
+from onyxc.backends.cpu.match.lrn import lrn
 from onyxc.backends.cpu.match.pooling import global_pool, pool
 from onyxc.backends.cpu.match.product import batched_product
-from onyxc.backends.cpu.match.strassen import strassen_product
+from onyxc.backends.cpu.match.strassen import strassen_conv, strassen_product
 from onyxc.backends.recipe import Recipe
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
@@ -24,15 +25,16 @@ from onyxc.compiler.ir.graph import Graph
 Template = Callable[[str, AnchoredGroup, Target], Recipe | None]
 
 TEMPLATES: dict[str, tuple[Template, ...]] = {
-    "onyxc.Conv": (conv,),
+    "onyxc.Conv": (strassen_conv, conv),
     "MatMul": (narrow_product, strassen_product, constant_product, batched_product),
     "MatMulInteger": (constant_product, batched_product),
     "onyxc.Pool": (pool,),
+    "onyxc.LRN": (lrn,),
     "ReduceMean": (global_pool,),
     "ReduceMax": (global_pool,),
 }
 
-STRIDED = (conv, pool)  # their kernels go by the strides that operands and result have in memory
+STRIDED = (conv, pool, lrn, strassen_conv)  # their kernels go by the strides that operands and result have in memory
 
 
 def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe | None:

@@ -15,7 +15,7 @@ from onyxc.compiler.ir.graph import Array, Graph, Value
 from onyxc.compiler.ir.strides import View, view
 from onyxc.passes.fuse.attention import Parts, find
 
-HIDDEN = -1e30  # a mask this low leaves nothing of a finite score
+HIDDEN, LOWEST = -1e4, -1e30  # masks that leave nothing of a score: of any sensible one, of any finite one
 
 
 def fused_attention(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe | None:
@@ -37,7 +37,11 @@ def fused_attention(name: str, body: Graph, constant: tuple[bool, ...], target: 
     plan = attention.plan(shape, target)
     strides = [broadcast_strides(value.dims, scores.shape) for value in operands]
     mask = _mask(scores, parts)
-    limits: list[Argument] = [] if mask is None else [scores.packed(mask, partial(limits_of, plan=plan))]
+    limits: list[Argument] = (
+        []
+        if mask is None
+        else [scores.packed(mask, partial(limits_of, plan=plan, hidden=LOWEST if target.exact else HIDDEN))]
+    )
     epilogue = scores.epilogue(operands, strides)
     kernel = attention.emit(name, plan, epilogue, target, limited=mask is not None)
     read = (*(scores.role(found.source) for found in (q, k, v)), *(scores.role(o) for o in operands), *limits)
@@ -48,13 +52,14 @@ def _shape(parts: Parts, q: View, k: View, v: View, y_strides: tuple[int, ...]) 
     (q_value, k_value, v_value), (*batch, rows, width) = parts.inputs, parts.second.output.dims
     depth, keys = k_value.dims[-2:]
     sizes = ((rows, depth), (depth, keys), (keys, width))
-    strides = [
+    q_strides, k_strides, v_strides = (
         broadcast_strides(value.dims, (*batch, *size), found.strides)
         for value, size, found in zip((q_value, k_value, v_value), sizes, (q, k, v), strict=True)
-    ]
-    return AttentionShape(
-        tuple(batch), rows, keys, depth, width, *strides, y_strides[:-1], starts=(q.start, k.start, v.start)
     )
+    return AttentionShape(
+        tuple(batch), rows, keys, depth, width, q_strides, k_strides, v_strides, y_strides[:-1],
+        starts=(q.start, k.start, v.start),
+    )  # fmt: skip
 
 
 def _mask(scores: AnchoredGroup, parts: Parts) -> Value | None:
@@ -68,13 +73,14 @@ def _mask(scores: AnchoredGroup, parts: Parts) -> Value | None:
     return None
 
 
-def limits_of(mask: Array, plan: AttentionPlan) -> Array:
+def limits_of(mask: Array, plan: AttentionPlan, hidden: float = HIDDEN) -> Array:
     """For each tile of rows, the number of keys in front of those that ``mask`` hides from all of its rows, int32.
 
-    Rows from which everything is hidden need all keys: their result is not a number, or the mean.
+    A number up to ``hidden`` does so. Rows from which everything is hidden need all keys: their result is not a number,
+    or the mean.
     """
     shape = plan.shape
-    seen = np.broadcast_to(mask.reshape(-1, mask.shape[-1]), (shape.rows, shape.keys)) > HIDDEN
+    seen = np.broadcast_to(mask.reshape(-1, mask.shape[-1]), (shape.rows, shape.keys)) > hidden
     needed = np.where(seen.any(1), shape.keys - np.argmax(seen[:, ::-1], axis=1), shape.keys)
     tiles = [(t.start + i * t.width, t.width) for t in plan.tiles for i in range(t.count)]
     return np.array([needed[start : start + width].max() for start, width in tiles], np.int32)

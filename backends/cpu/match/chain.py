@@ -11,8 +11,8 @@ from onyxc.backends.cpu import chain, chain_plan, convolution_plan, depthwise_pl
 from onyxc.backends.cpu.depthwise_plan import DepthwisePlan
 from onyxc.backends.cpu.match.convolution import conv, conv_shape
 from onyxc.backends.cpu.match.group import AnchoredGroup
-from onyxc.backends.places import dense
 from onyxc.backends.cpu.shapes import ConvShape
+from onyxc.backends.places import dense
 from onyxc.backends.recipe import Argument, Output, Piece, Recipe, Scratch, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
@@ -81,7 +81,8 @@ def _strides(group: AnchoredGroup) -> list[tuple[int, ...]]:
 
 def _is_uniform(group: AnchoredGroup) -> bool:
     """Whether the epilogue is the same for all rows, so that it can write to a ring."""
-    return group.operands() is not None and not any(n or h for n, h, _, _ in _strides(group))
+    batch = group.shape[0]
+    return group.operands() is not None and not any((n and batch > 1) or h for n, h, _, _ in _strides(group))
 
 
 def _single(name: str, group: _Group, target: Target) -> Recipe | None:

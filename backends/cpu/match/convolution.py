@@ -12,7 +12,7 @@ import numpy as np
 
 from onyxc.backends.cpu import convolution, depthwise, integer_convolution, integer_depthwise, winograd
 from onyxc.backends.cpu.epilogue import Epilogue
-from onyxc.backends.cpu.match.group import AnchoredGroup, supported, zero_points
+from onyxc.backends.cpu.match.group import AnchoredGroup, four, supported, zero_points
 from onyxc.backends.cpu.shapes import ConvShape, Strides, dense_strides, planar_strides
 from onyxc.backends.places import strides_of
 from onyxc.backends.program import Kernel
@@ -42,8 +42,8 @@ def conv_shape(group: AnchoredGroup) -> ConvShape | None:
         batch=n, in_channels=c, out_channels=out_c, group=int(node.attrs["group"]), in_size=(h, width),  # type: ignore[arg-type]
         out_size=(out_h, out_w), kernel=(w.dims[2], w.dims[3]), strides=ints(node, "strides"),  # type: ignore[arg-type]
         dilations=ints(node, "dilations"), pads=pads,  # type: ignore[arg-type]
-        x_strides=planar_strides(c, h, width) if planar else strides_of(x),  # type: ignore[arg-type]
-        y_strides=group.y_strides[:3], x_dtype=x.dtype, w_dtype=w.dtype,  # type: ignore[arg-type]
+        x_strides=planar_strides(c, h, width) if planar else four(strides_of(x)),
+        y_strides=four(group.y_strides)[:3], x_dtype=x.dtype, w_dtype=w.dtype,
         acc_dtype=node.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=zero[0],
         shuffle=int(node.attrs.get("shuffle", 0)),  # type: ignore[arg-type]
     )  # fmt: skip

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from onyxc.backends.cpu.epilogue import Epilogue, Operand
+from onyxc.backends.cpu.shapes import Strides
 from onyxc.backends.cpu.vectors import cast, fill, hold, lanes_of
 from onyxc.backends.kernels.expression import multiplicities
 from onyxc.backends.lowering import registry
-from onyxc.backends.places import dense, strides_of
 from onyxc.backends.lowering.scalar import bits
+from onyxc.backends.places import dense, strides_of
 from onyxc.backends.recipe import Argument, Constant, Input, Packed
 from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
@@ -160,9 +161,10 @@ def broadcast_strides(
     return tuple(0 if d == 1 and s != 1 else step for d, s, step in zip(full, shape, steps, strict=True))
 
 
-def four(strides: tuple[int, ...]) -> tuple[int, ...]:
+def four(strides: tuple[int, ...]) -> Strides:
     """Strides of up to three leading dimensions and the channel as (n, h, w, c)."""
-    return (0,) * (4 - len(strides)) + strides
+    n, h, w, c = (0,) * (4 - len(strides)) + strides
+    return n, h, w, c
 
 
 def supported(group: AnchoredGroup) -> bool:

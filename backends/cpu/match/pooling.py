@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from onyxc.backends.cpu import pooling
-from onyxc.backends.cpu.match.group import AnchoredGroup
+from onyxc.backends.cpu.match.group import AnchoredGroup, four
 from onyxc.backends.places import strides_of
 from onyxc.backends.recipe import Output, Piece, Recipe
 from onyxc.backends.target import Target
@@ -20,7 +20,7 @@ def pool(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
     shape = pooling.PoolShape(
         kind="average" if node.attrs["kind"] == "average" else "max", batch=n, channels=c, in_size=(h, w),
         out_size=(group.shape[1], group.shape[2]), kernel=(kh, kw), strides=(sh, sw), dilations=(dh, dw),
-        pads=(top, left, bottom, right), x_strides=strides_of(group.input(0)), y_strides=group.y_strides[:3],
+        pads=(top, left, bottom, right), x_strides=four(strides_of(group.input(0))), y_strides=four(group.y_strides)[:3],
         x_dtype=group.input(0).dtype, acc_dtype=group.input(0).dtype, y_dtype=group.body.outputs[0].dtype,
         count_include_pad=bool(node.integer("count_include_pad")),
     )  # fmt: skip
@@ -38,7 +38,7 @@ def global_pool(name: str, group: AnchoredGroup, target: Target) -> Recipe | Non
         return None
     shape = pooling.PoolShape(
         kind=kind, batch=n, channels=c, in_size=(h, w), out_size=(1, 1), kernel=(h, w), strides=(1, 1),
-        dilations=(1, 1), pads=(0, 0, 0, 0), x_strides=strides_of(x), y_strides=(c, c, c),
+        dilations=(1, 1), pads=(0, 0, 0, 0), x_strides=four(strides_of(x)), y_strides=(c, c, c),
         y_dtype=group.body.outputs[0].dtype,
     )  # fmt: skip
     return _pooled(name, group, shape, target)

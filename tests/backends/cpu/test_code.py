@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from onyxc.backends.cpu import convolution, depthwise, gemm
+from onyxc.backends.cpu import convolution, depthwise, gemm, winograd
 from onyxc.backends.cpu.epilogue import Epilogue, bias
 from onyxc.backends.cpu.gemm import GemmShape
 from onyxc.backends.cpu.inspect import loops, spills
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides, matmul_shape
+from onyxc.backends.cpu.winograd_plan import make as winograd_plan
 from onyxc.backends.target import get
 
 LEVELS = ["x86-64-v3", "x86-64-v4", "aarch64"]
@@ -51,6 +52,16 @@ def test_convolution_does_not_spill(name: str, level: str) -> None:
     hot = max(loops(kernel, target), key=lambda loop: loop.products)
     assert spills(kernel, target) == 0
     assert hot.instructions < 2.2 * hot.products
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", ["3x3 56", "3x3 14", "3x3 7"])
+def test_winograd_products_do_not_spill(name: str, level: str) -> None:
+    target = get(level)
+    made = winograd_plan(SHAPES[name], (2, 4), target)
+    kernel = winograd.emit("kernel", made, Epilogue((bias(),), add_bias), target)
+    assert spills(kernel, target) == 0
+    assert any(loop.is_sum for loop in loops(kernel, target))
 
 
 @pytest.mark.parametrize("level", LEVELS)

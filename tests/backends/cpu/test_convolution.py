@@ -13,6 +13,7 @@ from onyxc.backends.cpu.convolution import ConvShape, dense_strides, matmul_shap
 from onyxc.backends.cpu.epilogue import Epilogue, Operand, bias, requantize
 from onyxc.backends.cpu.vectors import T, constant, lanes_of
 from onyxc.backends.target import get
+from onyxc.compiler.ir.channels_last import shuffle_order
 
 Array = np.ndarray[Any, Any]
 TARGETS = ["x86-64-v4", "x86-64-v3", "x86-64-v2"]
@@ -108,3 +109,16 @@ def test_integer(case: str, types: tuple[str, str], level: str, call: Any) -> No
     call(convolution.emit("kernel", made, quantized, target), target, [x, packed, scale, z])
     low, high = ranges[types[0]]
     np.testing.assert_array_equal(z, np.clip(np.rint(sums.astype(np.float32) * scale) + 7, low, high - 1).astype(types[0]))
+
+
+@pytest.mark.parametrize("level", TARGETS)
+def test_shuffled_groups(level: str, call: Any) -> None:
+    """Channels are read in the order of a table."""
+    shape, target = make_shape((1, 7, 7, 40), 28, (1, 1), group=4, shuffle=4), get(level)
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((1, 7, 7, 40), np.float32)
+    w = rng.standard_normal((28, 10, 1, 1), np.float32)
+    order = shuffle_order(40, 4)
+    made, y = plan(shape, target), np.zeros((1, 7, 7, 28), np.float32)
+    call(convolution.emit("kernel", made, Epilogue(), target), target, [x, pack(w, made), order.astype(np.int32), y])
+    np.testing.assert_allclose(y, reference(x[..., order], w, shape), rtol=2e-5, atol=2e-5)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx.parser
@@ -110,3 +113,16 @@ def test_transposed_convolution_is_a_convolution() -> None:
         w=(4, 1, 2, 2), b=(1,),
     )  # fmt: skip
     assert [n.partition("_")[0] for n in kernels(graph)] == ["transpose", "conv", "transpose"]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [({}, True), ({"exact": True}, False), ({"favor": "size"}, False)],
+)
+def test_winograd_unless_refused(options: dict[str, Any], wanted: bool) -> None:
+    graph = compiled(
+        "(float[1,32,24,24] x) => (float[1,32,24,24] y) { a = Conv<pads=[1,1,1,1]>(x, w, b) y = Relu(a) }",
+        w=(32, 32, 3, 3), b=(32,),
+    )  # fmt: skip
+    notes = [k.note for k in to_program(graph, replace(TARGET, **options), "m").kernels()]
+    assert any(note.startswith("Winograd F(") for note in notes) == wanted

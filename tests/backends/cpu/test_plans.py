@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from onyxc.backends.cpu.blocking import register_tiles, row_tiles, split_evenly, split_panels, tail_lanes
+from onyxc.backends.cpu import pooling_plan
+from onyxc.backends.cpu.blocking import costs, register_tiles, row_tiles, split_evenly, split_panels, tail_lanes
 from onyxc.backends.cpu.convolution_plan import pack, plan
 from onyxc.backends.cpu.depthwise_plan import plan as depthwise_plan
 from onyxc.backends.cpu.shapes import ConvShape, collapse, dense_strides, matmul_shape
@@ -48,7 +49,7 @@ def test_panels_cover_the_channels(channels: int, lanes: int, blocks: int) -> No
     assert all(len(p.lanes) <= blocks for p in panels)
 
 
-def test_a_tail_takes_the_narrowest_vector() -> None:
+def test_a_tail_takes_half_a_vector_or_all() -> None:
     assert [tail_lanes(n, 16) for n in (1, 4, 5, 8, 9, 16)] == [8, 8, 8, 8, 16, 16]
 
 
@@ -130,7 +131,72 @@ def test_pixels_a_page_apart_stay_few() -> None:
     assert max(t.width for t in made.tiles) <= 6
 
 
+def test_equal_ranges_of_tasks_are_equal_work() -> None:
+    made = plan(square(960, 7, 160, 1), get("x86-64-v4"))
+    assert len({p.width for p in made.panels}) > 1
+    work = [p.count * p.width * made.rows for p in made.panels]
+    shares = [p.count * cost * made.rows for p, cost in zip(made.panels, costs(made.panels), strict=True)]
+    assert sum(shares) == made.tasks
+    assert len({w / s for w, s in zip(work, shares, strict=True)}) == 1
+
+
+def test_rows_are_divided_first_where_images_outweigh_weights() -> None:
+    target = get("x86-64-v4")
+    assert plan(square(144, 56, 24, 1), target).bands > 1
+    assert plan(square(960, 7, 160, 1), target).bands == 1
+    assert depthwise_plan(square(96, 56, 96, 3, group=96), target).bands > 1
+
+
 def test_depthwise_tasks() -> None:
-    made = depthwise_plan(square(40, 14, 40, 3, group=40), get("x86-64-v4"))
+    made = depthwise_plan(square(72, 14, 72, 3, group=72), get("x86-64-v4"))
     assert [p.width for p in made.panels] == [16, 8]
-    assert made.tasks == 3 * 14
+    assert made.tasks == 5 * 14
+
+
+def test_depthwise_takes_few_vectors_of_a_pixel_at_once() -> None:
+    made = depthwise_plan(square(40, 14, 40, 3, group=40), get("x86-64-v4"))
+    assert [p.lanes for p in made.panels] == [(16, 16, 8)]
+    assert max(t.width for t in made.tiles) == 4
+
+
+def test_whole_and_half_vectors_have_tiles_of_their_own() -> None:
+    narrow = plan(square(96, 56, 24, 1), get("x86-64-v4"))
+    assert [p.lanes for p in narrow.panels] == [(16,), (8,)]
+    wide = plan(square(96, 20, 40, 1), get("x86-64-v4"))
+    assert [p.lanes for p in wide.panels] == [(16, 16, 8)]
+    assert [p.lanes for p in plan(square(96, 56, 24, 1), get("x86-64-v3")).panels] == [(8, 8, 8)]
+
+
+@pytest.mark.parametrize("level", X86)
+def test_few_input_channels_take_a_small_tile(level: str) -> None:
+    target = get(level)
+    made = plan(square(3, 224, 32, 3), target)
+    width = max(t.width for t in made.tiles)
+    assert len(made.panels[0].lanes) * width <= 9
+    assert width <= target.registers // 4
+
+
+def pool_shape(height: int, width: int, channels: int, kernel: int, stride: int) -> pooling_plan.PoolShape:
+    out = (height - kernel) // stride + 1, (width - kernel) // stride + 1
+    return pooling_plan.PoolShape(
+        "max", 1, channels, (height, width), out, (kernel, kernel), (stride, stride), (1, 1), (0, 0, 0, 0),
+        dense_strides(height, width, channels), dense_strides(*out, channels)[:3],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("level", X86)
+def test_pooling_columns_fit_the_registers(level: str) -> None:
+    target = get(level)
+    for kernel, stride in ((2, 2), (3, 1), (3, 2), (5, 1)):
+        made = pooling_plan.plan(pool_shape(56, 56, 64, kernel, stride), target)
+        columns = (max(t.width for t in made.tiles) - 1) * stride + kernel
+        assert not made.by_columns or columns * max(len(p.lanes) for p in made.panels) < target.registers
+        assert made.by_rows
+        assert made.tasks == made.shape.out_size[0]
+
+
+def test_pooling_of_a_whole_image_divides_the_channels() -> None:
+    made = pooling_plan.plan(pool_shape(14, 14, 512, 14, 1), get("x86-64-v4"))
+    assert not made.by_columns
+    assert not made.by_rows
+    assert made.tasks == sum(p.count for p in made.panels) > 1

@@ -39,24 +39,26 @@ def product(name: str, target: Target, pixels: int) -> Kernel:
 def test_a_tile_that_is_too_large(level: str) -> None:
     target = get(level)
     fits, not_fits = (product(f"tile_{pixels}", target, pixels) for pixels in LEVELS[level])
-    found = spills.count([fits, not_fits], compile_objects([fits, not_fits], target), target)
-    assert list(found) == [not_fits.name]
-    assert found[not_fits.name] > 4
+    found = spills.measure([fits, not_fits], compile_objects([fits, not_fits], target), target)
+    good, bad = found[fits.name], found[not_fits.name]
+    assert good.moves == 0 < good.products < good.instructions
+    assert bad.moves > 4
+    assert bad.cost > good.cost
 
 
 def test_only_kernels_of_templates_count() -> None:
     target = get("x86-64-v3")
     kernel = product("tile", target, 12)
     kernel.planned = False
-    assert spills.count([kernel], compile_objects([kernel], target), target) == {}
+    assert spills.measure([kernel], compile_objects([kernel], target), target) == {}
 
 
 @pytest.mark.parametrize("level", ["x86-64-v2", "x86-64-v3", "x86-64-v4"])
 def test_machine_code_and_assembly_agree(level: str) -> None:
     target = get(level)
     kernels = [product(f"tile_{pixels}", target, pixels) for pixels in (2, 12, 14)]
-    found = spills.count(kernels, compile_objects(kernels, target), target)
-    assert [found.get(k.name, 0) for k in kernels] == [inspect.spills(k, target) for k in kernels]
+    found = spills.measure(kernels, compile_objects(kernels, target), target)
+    assert [found[k.name].moves for k in kernels] == [inspect.spills(k, target) for k in kernels]
 
 
 def code(*rows: str) -> Iterator[Instruction]:
@@ -85,4 +87,4 @@ def test_what_a_sum_is(rows: list[str], expected: bool) -> None:
 
 
 def test_unknown_code_is_no_finding() -> None:
-    assert spills.in_function(b"\x0f") == 0
+    assert spills.in_function(b"\x0f") == spills.Sums()

@@ -12,11 +12,11 @@ from onyxc.backends.cpu import winograd
 from onyxc.backends.cpu.epilogue import Epilogue, Operand, bias
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides
 from onyxc.backends.cpu.vectors import T, constant, lanes_of
-from onyxc.backends.cpu.winograd_plan import OUTPUTS, make, pack
+from onyxc.backends.cpu.winograd_choice import OUTPUTS
+from onyxc.backends.cpu.winograd_plan import make, pack
 from onyxc.backends.target import get
 
 Array = np.ndarray[Any, Any]
-TARGETS = ["x86-64-v4", "x86-64-v3", "x86-64-v2"]
 
 
 def relu(acc: Any, operands: list[Any]) -> Any:
@@ -60,14 +60,24 @@ CASES = {
     "5x1": make_shape((1, 40, 1, 12), 24, (5, 1), pads=(2, 0, 2, 0)),
     "one output channel": make_shape((1, 12, 12, 16), 1, (3, 3), pads=(1, 1, 1, 1)),
 }
-SHAPES = [(case, (m, n)) for case, s in CASES.items() for m in OUTPUTS[s.kernel[0]] for n in OUTPUTS[s.kernel[1]]]
+SMALLER = {"3x3": ((4, 2), (2, 4), (2, 2)), "odd channels": ((2, 2),), "tiny image": ((2, 4),), "1x3": ((1, 2),)}
+RUNS = [
+    *((case, tuple(OUTPUTS[k][0] for k in shape.kernel), "x86-64-v4") for case, shape in CASES.items()),
+    *((case, outputs, "x86-64-v4") for case, many in SMALLER.items() for outputs in many),
+    *((case, (4, 2), level) for case in ("3x3", "odd channels", "groups") for level in ("x86-64-v3", "x86-64-v2")),
+]
 
 
-@pytest.mark.parametrize("level", TARGETS)
-@pytest.mark.parametrize(("case", "outputs"), SHAPES)
+@pytest.mark.parametrize(("case", "outputs", "level"), RUNS)
 def test_float(case: str, outputs: tuple[int, int], level: str, call: Any) -> None:
     shape = CASES[case]
     y, expected = run(shape, outputs, level, call)
-    error = np.abs(y[..., : shape.out_channels] - expected).max()
-    assert error < 2e-5 * expected.std()
+    assert np.abs(y[..., : shape.out_channels] - expected).max() < 2e-5 * expected.std()
     assert (y[..., shape.out_channels :] == 77).all()
+
+
+@pytest.mark.parametrize(("kernel", "outputs", "bound"), [(3, 2, 1e-5), (3, 4, 4e-5), (5, 2, 4e-5)])
+def test_errors_are_as_stated(kernel: int, outputs: int, bound: float, call: Any) -> None:
+    shape = make_shape((1, 12, 12, 512), 16, (kernel, kernel), pads=(kernel // 2,) * 4)
+    y, expected = run(shape, (outputs, outputs), "x86-64-v4", call)
+    assert np.abs(y - expected).max() < bound * expected.std()

@@ -37,7 +37,7 @@ def test_arithmetic_of_every_type(compare: Compare) -> None:
         for dtype in ("float32", "int32", "int64"):
             yield job("Pow", values(dtype, 50, low=0), np.arange(50).astype("int32") % 5)
         yield job("Pow", values("float32", 50, low=0), values("float32", 50))
-        for exponent in (0.5, 2.0, 3.0, -1.0, -2.0, 7.0, 1.7):
+        for exponent in (0.5, 2.0, 3.0, -1.0, -2.0, 7.0, 1.7, 0.75, 1.5, -1.25, 0.25):
             yield job("Pow", values("float32", 40, low=0.1), np.float32([exponent]), fixed=(1,))
 
     check(compare, jobs())

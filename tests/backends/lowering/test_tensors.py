@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from lowering_jobs import INTEGERS, TOLERANCE, Array, Compare, check, job, values
+from tvm import te
 
+from onyxc.backends.lowering.reduction import fold
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.ir.types import TensorType
 
@@ -82,10 +84,36 @@ def test_reductions(compare: Compare) -> None:
         for dtype in ("int8", "uint8"):
             yield job("ReduceMax", values(dtype, 7, 40), np.int64([1]), fixed=(1,))
             yield job("ArgMax", values(dtype, 7, 40), axis=1)
+        grouped = values("float32", 4, 5, 3, 6)
+        for axes in ([0, 1, 3], [1, 3], [0, 3], [0, 2, 3]):  # few inner elements behind an axis that stays
+            for keep in (0, 1):
+                yield job("ReduceMean", grouped, np.int64(axes), fixed=(1,), keepdims=keep)
+                yield job("ReduceL2", grouped, np.int64(axes), fixed=(1,), keepdims=keep)
+                yield job("ReduceLogSumExp", grouped, np.int64(axes), fixed=(1,), keepdims=keep)
         yield job("ReduceMax", values("bool", 7, 4), np.int64([1]), fixed=(1,))
         yield job("ReduceMin", values("bool", 7, 4), np.int64([1]), fixed=(1,))
 
     check(compare, jobs())
+
+
+@pytest.mark.parametrize(
+    ("shape", "along", "apart"),
+    [
+        ((4, 5, 3, 8), (0, 1, 3), True),
+        ((4, 5, 3, 8, 1), (1, 3), True),
+        ((4, 5, 3, 40), (0, 1, 3), False),  # long enough for vectors
+        ((4, 5, 3, 8), (2, 3), False),  # contiguous
+        ((4, 5, 3, 8), (3,), False),
+        ((4, 5, 3, 8), (0, 1), False),
+    ],
+)
+def test_a_few_inner_elements_are_reduced_by_themselves(
+    shape: tuple[int, ...], along: tuple[int, ...], apart: bool
+) -> None:
+    folded = fold(te.placeholder(shape), along, te.sum, name="sum")
+    (source,) = folded.op.input_tensors
+    assert (source.op.name == "sum_outer") == apart
+    assert [int(d) for d in folded.shape] == [1 if a in along else d for a, d in enumerate(shape)]
 
 
 def test_products(compare: Compare) -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from artifact_tools import call, chain, have, object_code, tensor, vector
+from artifact_tools import call, chain, constant, have, object_code, tensor, vector
 
 from onyxc.backends.artifact import steps
 from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.write import write
-from onyxc.backends.program import If, Loop, Program
+from onyxc.backends.program import If, Loop, Program, Step
 from onyxc.backends.runtime.library import RunError
 from onyxc.backends.runtime.profile import Profile, profile
 from onyxc.backends.runtime.runner import run_with
@@ -29,18 +29,18 @@ def build(out: Path, program: Program, *targets: str) -> Path:
 
 
 def choice() -> Program:
-    """y = 2x or x + x by the sign of x[0], then doubled until y[0] >= 100."""
+    """y = 2x or x + x by the sign of x[0], then four times that until y[0] >= 100, but five times at most."""
     x, t, y = tensor("x", kind="input"), tensor("t"), tensor("y", kind="output")
     positive, going = tensor("p", (), "bool"), tensor("g", (), "bool")
     turn, count = tensor("i", (), "int64"), tensor("n", (), "int64")
+    body: list[Step] = [call("twice", y, t), call("twice", t, y), call("first_below_100", y, going, tasks=1)]
     return Program(
         "choice", [x], [y],
         [
             call("first_positive", x, positive, tasks=1),
             If(positive, [call("twice", x, y)], [call("add", x, x, y)]),
             call("first_below_100", y, going, tasks=1),
-            Loop(None, going, turn, [call("twice", y, t), call("twice", t, y), call("first_below_100", y, going, tasks=1)],
-                 count),
+            Loop(constant("trip", 5, "int64"), going, turn, body, count),
         ],
     )  # fmt: skip
 
@@ -75,8 +75,8 @@ def test_branches_and_turns_are_counted(tmp_path: Path, first: float, calls: lis
     found = profile(build(tmp_path / "m", choice()), {"x": x}, runs=2)
     check(found)
     assert [r.calls for r in found.rows] == calls
-    other = profile(tmp_path / "m", {"x": np.full(16, -200, "f4")}, runs=1)
-    assert [r.calls for r in other.rows][:4] == [1, 0, 1, 1]
+    other = profile(tmp_path / "m", {"x": np.full(16, -first, "f4")}, runs=1)
+    assert [r.calls for r in other.rows] == [1, 0, 1, 1, 5, 5, 5]
 
 
 def test_as_json(tmp_path: Path) -> None:
@@ -116,7 +116,9 @@ def test_what_cannot_be_profiled_is_refused(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(text.replace('"arch": "x86_64"', '"arch": "riscv64"'))
     with pytest.raises(ModelError, match="by an emulator"):
         profile(folder, {"x": vector()})
-    (folder / "manifest.json").write_text(text.replace(f'"target": "{HOST.name}",\n  "ver', '"target": "cuda:sm_80",\n  "ver'))
+    (folder / "manifest.json").write_text(
+        text.replace(f'"target": "{HOST.name}",\n  "ver', '"target": "cuda:sm_80",\n  "ver')
+    )
     with pytest.raises(ModelError, match="nsys"):
         profile(folder, {"x": vector()})
 

@@ -11,7 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from onyxc.backends import runtime
+from onyxc.backends import runtime, target
 from onyxc.compiler import bench, demo, driver, verification, worker
 from onyxc.compiler.cli import main
 from onyxc.compiler.cli.app import app
@@ -233,7 +233,7 @@ def test_bench(capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Path)
 def test_inspect(capsys: pytest.CaptureFixture[str], digits: Path) -> None:
     text = Result(capsys, "inspect", MODEL).out
     assert "image: f32[batch, 1, 8, 8]" in text
-    assert "28698" in text
+    assert "28,698, of which 0 are zero" in text
     text = Result(capsys, "inspect", digits).out
     assert "logits: float32[2, 10]" in text
     assert "libdigits.so" in text
@@ -258,6 +258,38 @@ def test_passes_and_targets(capsys: pytest.CaptureFixture[str]) -> None:
     text = Result(capsys, "targets").out
     assert all(name in text for name in ("x86-64-v3", "aarch64+dotprod", "armv7", "cuda:sm_90", "host is "))
     assert json.loads(Result(capsys, "targets", "--json", "-").out)["host"]
+
+
+@pytest.mark.skipif(target.host().arch != "x86_64", reason="the levels are those of x86-64")
+def test_an_artifact_of_several_levels(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ONYXC_LEVEL", raising=False)
+    wanted = f"x86-64-v2,{target.host().name}"
+    levels = [t.name for t in target.levels(wanted)]
+    for name in "ab":
+        out = Result(capsys, "compile", MODEL, "-o", tmp_path / name, "--input-dim", "batch=2", "--target", wanted).out
+    assert f"for {','.join(levels)}, " in out
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    text = Result(capsys, "inspect", tmp_path / "a").out
+    assert all(f"steps of a run on {level}\n" in text for level in levels)
+    assert "agree" in Result(capsys, "verify", MODEL, tmp_path / "a", "--every-tensor").out
+    assert "onyxc" in Result(capsys, "bench", tmp_path / "a", "--seconds", "0").out
+    monkeypatch.setenv("ONYXC_LEVEL", "x86-64-v2")
+    assert "agree" in Result(capsys, "verify", MODEL, tmp_path / "a").out
+    assert "logits" in Result(capsys, "run", tmp_path / "a").out
+    monkeypatch.setenv("ONYXC_LEVEL", "x86-64-v9")
+    assert f"ONYXC_LEVEL is x86-64-v9, but the artifact holds {','.join(levels)}" in Result(
+        capsys, "run", tmp_path / "a", code=1
+    ).err
+
+
+def test_levels_of_two_architectures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for wanted in ("x86-64-v3,aarch64", "x86-64-v3,cuda:sm_80"):
+        arguments = ["compile", MODEL, "-o", tmp_path / "a", "--input-dim", "batch=2", "--target", wanted]
+        assert "one architecture only" in Result(capsys, *arguments, code=1).err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

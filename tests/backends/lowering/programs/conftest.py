@@ -18,7 +18,7 @@ from lowering_tools import Array, aligned, difference, link, promote, suite, to_
 from onyxc.backends import kinds
 from onyxc.backends.compile import as_body
 from onyxc.backends.lowering import dynamic
-from onyxc.backends.recipe import Constant, Count, Input, Output, Temporary
+from onyxc.backends.recipe import Constant, Count, Input, Output, Packed, Temporary
 from onyxc.backends.target import Target, host
 from onyxc.compiler.ir import infer
 from onyxc.compiler.ir.graph import Graph, Node, Value
@@ -116,6 +116,10 @@ class Job:
                             args.append(counts[node.outputs[role.index]])
                         case Constant():
                             args.append(placed(role.array))
+                        case Packed():
+                            source = arguments[role.index].const
+                            assert source is not None
+                            args.append(placed(role.pack(source)))
                         case Temporary():
                             if role not in temporaries:
                                 temporaries[role] = aligned(role.shape, numpy_dtype(role.dtype))

@@ -10,13 +10,17 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
+from onyxc.backends import kinds
+from onyxc.backends.compile import as_body
+from onyxc.backends.recipe import Packed
 from onyxc.backends.target import PRESETS, host
+from onyxc.compiler.loader import load
 
 Array = np.ndarray[Any, Any]
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4", "x86-64-v4+vnni")
+LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 
 
 @dataclass
@@ -58,17 +62,19 @@ class Network:
             made["S"] = rng.integers(1, self.steps + 1, self.batch).astype(np.int32)
         return made
 
-    def model(self, arrays: dict[str, Array]) -> onnx.ModelProto:
-        """The model of one node; the outputs after the first ``outputs`` are left out."""
+    def model(self, arrays: dict[str, Array], constant: str = "") -> onnx.ModelProto:
+        """The model of one node; the outputs after the first ``outputs`` are left out; ``constant`` weights."""
         names = [key if key in arrays else "" for key in ("XWRBSHCP" if self.op == "LSTM" else "XWRBSH")]
         results = ["Y", "Y_h", "Y_c"][: min(self.outputs, 3 if self.op == "LSTM" else 2)]
         node = helper.make_node(self.op, names, results, hidden_size=self.hidden, **self.attributes)
         inputs = [
             helper.make_tensor_value_info(key, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
             for key, a in arrays.items()
+            if key not in constant
         ]
+        weights = [numpy_helper.from_array(arrays[key], key) for key in constant]
         outputs = [helper.make_tensor_value_info(r, 1, [None] * (4 if r == "Y" else 3)) for r in results]
-        graph = helper.make_graph([node], "recurrent", inputs, outputs)
+        graph = helper.make_graph([node], "recurrent", inputs, outputs, weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -112,20 +118,40 @@ def test_agrees_with_onnxruntime(compare: Callable[..., None]) -> None:
     for network in NETWORKS:
         arrays = network.arrays()
         model = network.model(arrays)
-        cases.append((network.name, model, list(arrays.values()), expected(model, arrays)))
+        want = expected(model, arrays)
+        cases.append((network.name, model, list(arrays.values()), want))
+        given = [a for key, a in arrays.items() if key not in "WR"]
+        cases.append((f"{network.name} in panels", network.model(arrays, "WR"), given, want))
     compare(cases)
+
+
+@pytest.mark.parametrize("constant", ["", "W", "R", "WR"])
+def test_constant_weights_are_packed(constant: str, run_model: Callable[..., list[Array]]) -> None:
+    network = Network("LSTM", steps=9, batch=5, hidden=48, inputs=20, optional="BH", attributes=BOTH)
+    arrays = network.arrays()
+    model = network.model(arrays, constant)
+    results = run_model(model, [a for key, a in arrays.items() if key not in constant])
+    for got, want in zip(results, expected(network.model(arrays), arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-6)
+    (node,) = (load(model)).nodes
+    body, arguments = as_body(node)
+    known = tuple(v.const is not None for v in arguments)
+    (piece,) = kinds.recipe("k", body, known, host())
+    assert sum(isinstance(role, Packed) for role in piece.args) == len(constant)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_vector_width(level: str, run_model: Callable[..., list[Array]]) -> None:
-    if host().name not in LEVELS or LEVELS.index(level) > LEVELS.index(host().name):
+    if not host().name.startswith("x86") or level > host().name:
         pytest.skip(f"this machine does not run {level}")
     network = Network("LSTM", optional="BSHCP", attributes=BOTH)
     arrays = network.arrays()
-    model = network.model(arrays)
-    results = run_model(model, list(arrays.values()), PRESETS[level])
-    for got, want in zip(results, expected(model, arrays), strict=True):
-        np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-6)
+    want = expected(network.model(arrays), arrays)
+    for constant in ("", "WR"):
+        given = [a for key, a in arrays.items() if key not in constant]
+        results = run_model(network.model(arrays, constant), given, PRESETS[level])
+        for got, expected_one in zip(results, want, strict=True):
+            np.testing.assert_allclose(got, expected_one, rtol=1e-5, atol=2e-6)
 
 
 def test_float64_and_float16(run_model: Callable[..., list[Array]]) -> None:

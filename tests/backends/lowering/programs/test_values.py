@@ -11,6 +11,8 @@ import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
+from onyxc.backends.lowering.scatter import box
+
 Array = np.ndarray[Any, Any]
 Run = Callable[..., list[Array]]
 
@@ -117,6 +119,34 @@ def test_scatter_elements(axis: int, reduction: str, run_model: Run) -> None:
     inputs = {"x": x, "i": indices, "u": updates}
     made = model("ScatterElements", inputs, [("float32", 3)], axis=axis, reduction=reduction)
     np.testing.assert_allclose(run_model(made, list(inputs.values()))[0], reference(made, inputs)[0], rtol=1e-6)
+
+
+BOXES = {  # name -> constant indices for data of shape [4, 6, 5], and whether they are a box
+    "elements": (np.stack(np.meshgrid([1, 2], [2, 3, 4], range(5), indexing="ij"), -1), True),
+    "rows": (np.stack(np.meshgrid([0, 1], [5], indexing="ij"), -1), True),
+    "from_the_end": (np.array([[-2], [-1]]), True),
+    "all": (np.stack(np.meshgrid(range(4), range(6), indexing="ij"), -1), True),
+    "backwards": (np.array([[2], [1]]), False),
+    "twice": (np.array([[1], [1]]), False),
+    "apart": (np.array([[0, 1], [2, 1]]), False),
+}
+
+
+@pytest.mark.parametrize("name", BOXES)
+def test_scatter_of_a_box(name: str, run_model: Run) -> None:
+    indices, is_box = BOXES[name]
+    dims, rng = (4, 6, 5), np.random.default_rng(3)
+    assert (box(indices, dims) is not None) == is_box
+    x = rng.normal(size=dims).astype(np.float32)
+    updates = rng.normal(size=(*indices.shape[:-1], *dims[indices.shape[-1] :])).astype(np.float32)
+    inputs = {"x": x, "u": updates}
+    made = model("ScatterND", inputs, [("float32", 3)], {"i": indices}, order=["x", "i", "u"])
+    np.testing.assert_array_equal(run_model(made, list(inputs.values()))[0], reference(made, inputs)[0])
+
+
+def test_a_box_must_lie_inside() -> None:
+    assert box(np.array([[3], [4]]), (4, 2)) is None
+    assert box(np.array([[-5], [-4]]), (4, 2)) is None
 
 
 def test_indices_outside_write_nothing(run_model: Run) -> None:

@@ -1,0 +1,112 @@
+"""Products by fewer multiplications: the tables, the choice, and the kernels against float64."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onyxc.backends.cpu import strassen
+from onyxc.backends.cpu.epilogue import Epilogue, Operand
+from onyxc.backends.cpu.shapes import ConvShape, matmul_shape
+from onyxc.backends.cpu.strassen_plan import as_product, error_bound, right_factors
+from onyxc.backends.cpu.strassen_tables import ALGORITHMS, WINOGRAD, Algorithm
+from onyxc.backends.target import Target, get
+
+Array = np.ndarray[Any, Any]
+V4 = get("x86-64-v4")
+TARGETS = ["x86-64-v4", "x86-64-v3", "x86-64-v2"]
+SIZES = {
+    "even": (24, 192, 96),
+    "odd rows, odd half of the columns": (37, 192, 150),
+    "parts of the rows": (520, 96, 60),
+    "one row a tile": (9, 96, 30),
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
+def test_tables_are_exact(algorithm: Algorithm) -> None:
+    assert algorithm.is_exact
+    assert algorithm.saving < 1
+    assert f"{algorithm.m} x {algorithm.k} x {algorithm.n} in {algorithm.products} products" == algorithm.name
+
+
+def test_a_wrong_table_is_found() -> None:
+    assert not replace(WINOGRAD, table=WINOGRAD.table.replace("+--+", "+-++")).is_exact
+
+
+def run(call: Any, shape: ConvShape, algorithm: Algorithm, target: Target, arrays: list[Array]) -> Array:
+    """[rows, columns] of x times weights plus a bias and a residual; x, weights, bias and residual are given."""
+    x, w, bias, residual = arrays
+    rows, columns = residual.shape
+    strides = ((0, 0, 0, 1), (0, columns, columns, 1))  # rows along h or w
+    plan = strassen.plan(shape, algorithm, target, strides)
+    operands = (Operand("float32", strides[0]), Operand("float32", strides[1]))
+    epilogue = Epilogue(operands, lambda acc, ops: acc + ops[0] + ops[1])
+    factors = np.full(plan.factors, np.nan, np.float32)
+    call(strassen.emit_factors("factors", plan, target), target, [x, factors])
+    y, scratch = np.full((rows, columns), np.nan, np.float32), np.full(plan.scratch_size, np.nan, np.float32)
+    kernel = strassen.emit_products("products", plan, epilogue, target)
+    assert algorithm.name in kernel.note
+    call(kernel, target, [factors, strassen.pack(w, plan), bias, residual, y, scratch])
+    return y
+
+
+@pytest.mark.parametrize("level", TARGETS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
+@pytest.mark.parametrize("size", SIZES)
+def test_product(size: str, algorithm: Algorithm, level: str, call: Any) -> None:
+    rows, depth, columns = SIZES[size]
+    depth, columns = 64 * algorithm.k * (depth // 96), columns // algorithm.n * algorithm.n
+    rng, shape = np.random.default_rng(3), matmul_shape(rows, depth, columns)
+    x, w = rng.uniform(-1, 1, (rows, depth)).astype(np.float32), rng.uniform(-1, 1, (depth, columns)).astype(np.float32)
+    bias, residual = rng.standard_normal(columns, np.float32), rng.standard_normal((rows, columns), np.float32)
+    y = run(call, shape, algorithm, get(level), [x, w, bias, residual])
+    expected = x.astype(np.float64) @ w.astype(np.float64) + bias + residual
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-4)
+    bound = error_bound(strassen.plan(shape, algorithm, get(level)), 1, 1)
+    assert np.abs(y - expected).max() < bound < 1
+    plain = np.abs(x @ w + bias + residual - expected)
+    assert np.sqrt(((y - expected) ** 2).mean()) < 6 * np.sqrt((plain**2).mean())
+
+
+def test_one_dimensional_convolution(call: Any) -> None:
+    rng, (length, channels, taps, columns) = np.random.default_rng(4), (80, 64, 3, 48)
+    rows = (length - taps) // 2 + 1
+    shape = ConvShape(
+        1, channels, columns, 1, (length, 1), (rows, 1), (taps, 1), (2, 1), (1, 1), (0, 0, 0, 0),
+        (length * channels, channels, channels, 1), (rows * columns, columns, columns),
+    )  # fmt: skip
+    found = as_product(shape)
+    assert found is not None
+    assert (found[0].in_channels, found[0].x_strides[2]) == (taps * channels, 2 * channels)
+    x, w = rng.standard_normal((length, channels), np.float32), rng.standard_normal((192, columns), np.float32)
+    bias, residual = rng.standard_normal(columns, np.float32), rng.standard_normal((rows, columns), np.float32)
+    windows = np.stack([x[2 * i : 2 * i + taps].reshape(-1) for i in range(rows)])
+    y = run(call, shape, WINOGRAD, V4, [x, w, bias, residual])
+    np.testing.assert_allclose(y, windows @ w + bias + residual, rtol=1e-5, atol=1e-4)
+    assert as_product(replace(shape, dilations=(2, 1))) is None
+    assert as_product(replace(shape, pads=(1, 0, 0, 0))) is None
+    assert as_product(replace(shape, kernel=(3, 3))) is None
+
+
+def test_what_is_chosen() -> None:
+    large = matmul_shape(128, 768, 3072)
+    best = strassen.choose(large, V4)
+    assert best is not None
+    assert best.saving < WINOGRAD.saving
+    assert strassen.choose(matmul_shape(128, 1024, 2048), V4) is not None
+    assert strassen.choose(large, replace(V4, exact=True)) is None
+    assert strassen.choose(large, replace(V4, favor="size")) is None
+    for shape in (matmul_shape(1, 4096, 4096), matmul_shape(128, 64, 64), matmul_shape(128, 775, 768)):
+        assert strassen.choose(shape, V4) is None
+    assert strassen.choose(replace(large, x_dtype="uint8", w_dtype="int8", acc_dtype="int32"), V4) is None
+
+
+def test_factors_are_made_in_double_precision() -> None:
+    b = np.array([[1, 1e8], [1, 1e8]], np.float32)
+    factors = right_factors(b, WINOGRAD)
+    assert factors.dtype == np.float64
+    np.testing.assert_array_equal(factors[:, 0, 0], [1, 1, 1e8, 0, 1e8 - 1, 1, 0])
