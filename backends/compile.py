@@ -296,9 +296,7 @@ def _form(value: Value, what: str) -> tuple[str, tuple[int, ...]]:
     if not isinstance(kind, TensorType) or kind.dtype == "string":
         raise UnsupportedError(f"{what} {value.name!r} is {kind}; only tensors of numbers can be compiled")
     if not kind.is_static:
-        raise UnsupportedError(
-            f"{what} {value.name!r} is {kind}: bind its dimensions with --input-dim or --input-shape"
-        )
+        raise UnsupportedError(f"{what} {value.name!r} is {kind}: bind its dimensions with --input-dim or --input-shape")
     assert kind.dtype in ONNX_CODES
     return numpy_dtype(kind.dtype).name, kind.dims
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import onnx
+from machine import describe
 from networks import light
 
 from onyxc.backends.runtime.profile import Row, profile
@@ -50,11 +51,12 @@ def main() -> None:
         (shape, len(rows), f"{median(r.seconds for r in rows) * 1e6:.1f}", *_speed(speeds[shape], seconds[shape], peak))
         for shape, rows in groups.items()
     ]
+    print(describe(options.threads))
     report.table(("input * weights -> output", "layers", "us", "GFLOP/s", "of peak"), table)
     reached, share = _speed(sum(speeds.values()), sum(seconds.values()), peak)
     print(
         f"\nall convolutions of {name}: {reached} GFLOP/s, {share} of the measured peak of {peak / 1e9:.1f} GFLOP/s\n"
-        f"{found.target}, {options.threads} thread{'s' * (options.threads > 1)}; a run takes {found.wall * 1e3:.2f} ms"
+        f"(kernels for {found.target}); a run takes {found.wall * 1e3:.2f} ms"
     )
 
 

@@ -16,6 +16,7 @@ from math import exp, log
 from pathlib import Path
 
 import onnx
+from machine import describe
 from networks import LIGHT, light
 
 from onyxc.compiler import bench, driver
@@ -58,8 +59,9 @@ def main() -> None:
     means = [f"{exp(sum(map(log, r)) / len(r)):.2f}" if r else "-" for r in ratios.values()]
     worst = [f"{max(r):.2f}" if r else "-" for r in ratios.values()]
     blank = [""] * (1 + len(bench.ENGINES))
+    print(describe(options.threads))
     report.table(head, [*rows, ("geometric mean", *blank, *means), ("highest", *blank, *worst)])
-    print(f"\n{options.threads} thread{'s' * (options.threads > 1)}; ratios are our time over theirs")
+    print("\nratios are our time over theirs")
 
 
 def _models(work: Path, given: list[Path], with_light: bool) -> Iterator[Path]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx.parser
+from machine import describe
 
 from onyxc.backends.runtime.profile import profile
 from onyxc.backends.runtime.roofline import Machine, size_text
@@ -43,7 +44,7 @@ def main() -> None:
             rows.setdefault(unit, []).append(round(machine.peak[kind] / 1e9, 1) if kind in machine.peak else "-")
         for size, rate in machine.bandwidth.items():
             rows.setdefault(f"GB/s from {size_text(size)}", []).append(round(rate / 1e9, 1))
-    print(f"{options.threads} thread{'s' * (options.threads > 1)}")
+    print(describe(options.threads))
     report.table(("", *options.target), [(name, *values) for name, values in rows.items()])
 
 

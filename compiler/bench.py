@@ -66,8 +66,7 @@ def compare(
             times[name] += _block(run, feeds, count)
     ours = median(times["onyxc"])
     return [
-        Timing(name, len(made), median(made) * 1e3, min(made) * 1e3, ours / median(made))
-        for name, made in times.items()
+        Timing(name, len(made), median(made) * 1e3, min(made) * 1e3, ours / median(made)) for name, made in times.items()
     ]
 
 

@@ -45,6 +45,4 @@ class NumericCheck:
         for name, wanted, got in zip(self.names, self.expected, found, strict=True):
             off = relative_error(wanted, got)
             if not off <= self.tolerance:
-                raise PassError(
-                    f"pass {step.label()}: output {name!r} is off by {off:.3g}, tolerance {self.tolerance:g}"
-                )
+                raise PassError(f"pass {step.label()}: output {name!r} is off by {off:.3g}, tolerance {self.tolerance:g}")

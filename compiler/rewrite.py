@@ -41,6 +41,7 @@ from onyxc.compiler.transform import Pass, PassResult
 
 __all__ = ["Builder", "Constant", "Maybe", "Pattern", "Refuse", "Rule", "RulePass", "apply_rules", "kebab", "rule"]
 
+
 class Refuse(Exception):  # noqa: N818 - it reads as a verb: raise Refuse("why")
     """A rule's reason not to rewrite what its pattern found."""
 

@@ -37,9 +37,7 @@ def outputs(model: str, folder: Path, feeds: Sequence[Feeds], execute: Execute) 
     return [
         difference(tensor.name, wanted, got, quantized)
         for feed in feeds
-        for tensor, wanted, got in zip(
-            found.outputs, arrays(reference(feed)), arrays(execute(folder, feed)), strict=True
-        )
+        for tensor, wanted, got in zip(found.outputs, arrays(reference(feed)), arrays(execute(folder, feed)), strict=True)
     ]
 
 

@@ -35,6 +35,7 @@ from onyxc.passes.fuse.attention import FuseAttention
 from onyxc.passes.fuse.chains import FuseChains
 from onyxc.passes.fuse.groups import FuseGroups
 from onyxc.passes.fuse.hoist import HoistElementwise
+from onyxc.passes.fuse.masks import AdditiveMasks
 from onyxc.passes.fuse.merge_products import MergeProducts
 from onyxc.passes.fuse.normalizations import FuseNormalizations
 from onyxc.passes.fuse.softmax import FuseSoftmax
@@ -169,7 +170,7 @@ def finish(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> 
         passes += (SinkShuffle(), DeadCode())
     if level >= 1:
         passes += (HoistElementwise(), NoOps(), CommonSubexpressions())
-        passes += (MergeProducts(), FuseAttention()) if target_kind == "cpu" else ()
+        passes += (AdditiveMasks(), MergeProducts(), FuseAttention()) if target_kind == "cpu" else ()
         passes += (FuseGroups(),)
     if target_kind == "cpu" and level >= 2:
         passes += (FuseChains(),)

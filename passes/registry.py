@@ -51,6 +51,7 @@ TABLE: dict[str, str] = {
     "fuse-activations": "onyxc.passes.fuse.activations:FuseActivations",
     "hoist-elementwise": "onyxc.passes.fuse.hoist:HoistElementwise",
     "split-bias": "onyxc.passes.fuse.split_bias:SplitBias",
+    "additive-masks": "onyxc.passes.fuse.masks:AdditiveMasks",
     "merge-products": "onyxc.passes.fuse.merge_products:MergeProducts",
     "fuse-attention": "onyxc.passes.fuse.attention:FuseAttention",
     "fuse-groups": "onyxc.passes.fuse.groups:FuseGroups",

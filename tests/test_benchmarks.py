@@ -56,4 +56,4 @@ def test_padding_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_models(net: Path) -> None:
     text = run("models.py", net, "--no-light", "--seconds", 0)
     assert "geometric mean" in text
-    assert text.splitlines()[1].split()[0] == "net"
+    assert text.splitlines()[2].split()[0] == "net"

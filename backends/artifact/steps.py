@@ -16,6 +16,7 @@ from onyxc.compiler.errors import ModelError
 
 FILE = "steps.json"
 VERSION = 1
+REARRANGING = frozenset("Reshape Squeeze Unsqueeze Flatten Identity Transpose Split Expand".split())
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,9 @@ class Step:
 
     @property
     def operators(self) -> str:
-        """The operators of the nodes: "Conv+Relu"; the kernel's name where there are none."""
-        return "+".join(n.partition(" ")[0] for n in self.nodes) or self.kernel
+        """The operators of the nodes, "Conv+Relu", without rearrangements beside them; a copy's kernel is its name."""
+        every = [n.partition(" ")[0] for n in self.nodes]
+        return "+".join([op for op in every if op not in REARRANGING] or every) or self.kernel
 
     @property
     def name(self) -> str:

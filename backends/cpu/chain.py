@@ -1,4 +1,4 @@
-"""A chain of convolutions by rows: a row of the result asks for the rows under its kernel, and those for theirs.
+"""A chain of convolutions and pools by rows: a row of the result asks for the rows under its kernel, and those for theirs.
 
 for row of the last image:
     for row of the image before it that is new under the kernel:
@@ -6,7 +6,7 @@ for row of the last image:
         compute into its ring
     compute, epilogue, store
 
-Every convolution has its own epilogue. A thread begins with all rows under its first row's kernel, so that a few rows
+Every one has its own epilogue. A thread begins with all rows under its first row's kernel, so that a few rows
 are computed twice where threads meet.
 """
 
@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu import convolution, depthwise
-from onyxc.backends.cpu.chain_plan import ChainPlan, Link
-from onyxc.backends.cpu.convolution_plan import ConvPlan
+from onyxc.backends.cpu import convolution, depthwise, pooling
+from onyxc.backends.cpu.chain_plan import ChainPlan, Link, channels
 from onyxc.backends.cpu.depthwise_plan import DepthwisePlan
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import turns
+from onyxc.backends.cpu.pooling_plan import PoolPlan
 from onyxc.backends.cpu.vectors import Expr, Signature, dense, function, strided
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
@@ -52,7 +52,7 @@ class _Stage:
     """A link with its buffers; ``ring`` takes its result, where it is not the last; ``first``: row of this call."""
 
     link: Link
-    state: convolution.State | depthwise.State
+    state: convolution.State | depthwise.State | pooling.State
     ring: _Ring | None
     first: Expr = field(default=0)
 
@@ -62,7 +62,7 @@ def emit(name: str, plan: ChainPlan, epilogues: Sequence[Epilogue], target: Targ
 
     Operands of all epilogues but the last are the same for all pixels.
     """
-    weights = [(f"w{i}", _FLOAT) for i in range(len(plan.links))]
+    weights = [(f"w{i}", _FLOAT) for i in range(plan.weights)]
     operands = [(f"e{i}_{n}", dtype) for i, e in enumerate(epilogues) for n, dtype in e.parameters()]
     parameters = [("x", _FLOAT), *weights, *operands, ("y", epilogues[-1].y_dtype), ("scratch", _FLOAT)]
     with function(name, parameters) as made:
@@ -90,28 +90,32 @@ def _images(made: Signature, height: int) -> Iterator[Expr]:
 def _stages(made: Signature, plan: ChainPlan, epilogues: Sequence[Epilogue], target: Target) -> Iterator[_Stage]:
     """The buffers of each link."""
     x, *rest, y, scratch = made.pointers
-    weights, pointers = rest[: len(plan.links)], rest[len(plan.links) :]
+    weights, pointers = iter(rest[: plan.weights]), rest[plan.weights :]
     memory = dense(scratch, _FLOAT, (plan.scratch,))
     source: Expr = None
-    for link, epilogue, w in zip(plan.links, epilogues, weights, strict=True):
-        shape = link.shape
-        sizes = (shape.batch, *shape.out_size, shape.out_channels)
+    for link, epilogue in zip(plan.links, epilogues, strict=True):
+        shape, depth = link.shape, channels(link.shape)
+        sizes = (shape.batch, *shape.out_size, depth)
         own, pointers = pointers[: len(epilogue.operands)], pointers[len(epilogue.operands) :]
         if source is None:
-            source = strided(x, _FLOAT, (shape.batch, *shape.in_size, shape.in_channels), shape.x_strides)
+            source = strided(x, _FLOAT, (shape.batch, *shape.in_size, plan.channels), shape.x_strides)
         ring, into = None, None
         if link.rows:
-            pitches = (0, link.pitch, shape.out_channels, 1)
-            held = (1, link.rows, shape.out_size[1], shape.out_channels)
+            pitches = (0, link.pitch, depth, 1)
+            held = (1, link.rows, shape.out_size[1], depth)
             into = T.decl_buffer(held, _FLOAT, data=memory.data, strides=list(pitches), elem_offset=link.start)
             ring = _Ring(into, link.rows)
         else:
             into = strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1))
-        table, views = dense(w, _FLOAT, (link.plan.packed_size,)), epilogue.views(own, sizes)
-        if isinstance(link.plan, DepthwisePlan):
-            yield _Stage(link, depthwise.State(link.plan, epilogue, source, table, into, views), ring)
+        views, plan_ = epilogue.views(own, sizes), link.plan
+        if isinstance(plan_, PoolPlan):
+            yield _Stage(link, pooling.State(plan_, epilogue, source, into, views), ring)
+        elif isinstance(plan_, DepthwisePlan):
+            table = dense(next(weights), _FLOAT, (plan_.packed_size,))
+            yield _Stage(link, depthwise.State(plan_, epilogue, source, table, into, views), ring)
         else:
-            yield _Stage(link, convolution.State(link.plan, epilogue, target, source, table, into, views), ring)
+            table = dense(next(weights), _FLOAT, (plan_.packed_size,))
+            yield _Stage(link, convolution.State(plan_, epilogue, target, source, table, into, views), ring)
         source = ring
 
 
@@ -127,8 +131,9 @@ def _emit_row(stages: Sequence[_Stage], image: Expr, row: Expr) -> None:
             _emit_row(before, image, needed)
     into = row if stage.ring is None else stage.ring.place(row)
     state = stage.state
-    if isinstance(state, depthwise.State):
+    if isinstance(state, pooling.State):
+        pooling.emit_row(state, image, row, into)
+    elif isinstance(state, depthwise.State):
         depthwise.emit_row(state, image, row, into)
     else:
-        assert isinstance(stage.link.plan, ConvPlan)
         convolution.emit_row(state, image, row, into)

@@ -129,6 +129,17 @@ def _emit_rows(state: State, place: Place, start: Expr, stop: Expr) -> None:
             _emit_tile(state, place, run, pixel)
 
 
+def emit_tiles(state: State, start: Expr, stop: Expr) -> None:
+    """All channels of tiles ``start`` to ``stop`` of the only row; for flat plans of one group."""
+    plan, base = state.plan, 0
+    for panel in plan.panels:
+        size = panel.width * plan.depth
+        for number in turns(0, panel.count):
+            channel, weight = panel.start + number * panel.channels, base + number * size
+            _emit_flat(state, Place(panel, 0, channel, weight, 0, 0, (0, 1)), start, stop)
+        base += panel.count * size
+
+
 def emit_row(state: State, image: Expr, row: Expr, into: Expr) -> None:
     """All channels of an output row, written to row ``into`` of y; for plans of one group."""
     plan, base = state.plan, 0

@@ -32,7 +32,7 @@ __all__ = ["PoolPlan", "PoolShape", "emit", "plan"]
 
 
 @dataclass
-class _Kernel:
+class State:
     """The buffers of the kernel that is being written."""
 
     plan: PoolPlan
@@ -44,7 +44,7 @@ class _Kernel:
 
 @dataclass
 class _Place:
-    """Where a row lies: first channel, image and row, valid kernel rows, rows that count in an average."""
+    """Where a row lies: first channel, image and row, valid kernel rows, rows that count in an average, row of y."""
 
     panel: Panel
     channel: Expr
@@ -52,6 +52,7 @@ class _Place:
     row: Expr
     rows: tuple[Expr, Expr]
     count: Expr
+    into: Expr
 
 
 def emit(name: str, plan: PoolPlan, epilogue: Epilogue, target: Target) -> Kernel:
@@ -60,7 +61,7 @@ def emit(name: str, plan: PoolPlan, epilogue: Epilogue, target: Target) -> Kerne
     sizes = (shape.batch, *shape.out_size, shape.channels)
     with function(name, [("x", shape.x_dtype), *epilogue.parameters(), ("y", epilogue.y_dtype)]) as made:
         x, *operands, y = made.pointers
-        state = _Kernel(
+        state = State(
             plan,
             epilogue,
             strided(x, shape.x_dtype, (shape.batch, *shape.in_size, shape.channels), shape.x_strides),
@@ -71,22 +72,28 @@ def emit(name: str, plan: PoolPlan, epilogue: Epilogue, target: Target) -> Kerne
     return made.kernel(plan.tasks, shape.work, target)
 
 
-def _emit_rows(state: _Kernel, made: Signature) -> None:
+def _emit_rows(state: State, made: Signature) -> None:
     """Tasks are rows of all images; what a row of windows reads stays in the cache for all panels."""
-    plan, height = state.plan, state.plan.shape.out_size[0]
+    height = state.plan.shape.out_size[0]
     with T.serial(made.begin, made.end) as number:
         image = T.bind(T.truncdiv(number, height))
         row = T.bind(number - image * height)
-        rows = valid_rows(plan.shape, row)
-        count = _row_count(plan.shape, row, rows)
-        for run, pixel in each_run(plan.tiles):
-            for panel in plan.panels:
-                for index in turns(0, panel.count):
-                    place = _Place(panel, T.bind(panel.start + index * panel.channels), image, row, rows, count)
-                    _emit_window(state, place, run, pixel)
+        emit_row(state, image, row, row)
 
 
-def _emit_panels(state: _Kernel, made: Signature) -> None:
+def emit_row(state: State, image: Expr, row: Expr, into: Expr) -> None:
+    """All channels of an output row, written to row ``into`` of y."""
+    plan = state.plan
+    rows = valid_rows(plan.shape, row)
+    count = _row_count(plan.shape, row, rows)
+    for run, pixel in each_run(plan.tiles):
+        for panel in plan.panels:
+            for index in turns(0, panel.count):
+                channel = T.bind(panel.start + index * panel.channels)
+                _emit_window(state, _Place(panel, channel, image, row, rows, count, into), run, pixel)
+
+
+def _emit_panels(state: State, made: Signature) -> None:
     """Few rows: tasks are rows of panels of all images."""
     plan, shape = state.plan, state.plan.shape
     counts = [shape.batch * panel.count for panel in plan.panels]
@@ -96,12 +103,12 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
         channel = T.bind(panel.start + (number - image * panel.count) * panel.channels)
         with T.serial(start, stop) as row:
             rows = valid_rows(shape, row)
-            place = _Place(panel, channel, image, row, rows, _row_count(shape, row, rows))
+            place = _Place(panel, channel, image, row, rows, _row_count(shape, row, rows), row)
             for run, pixel in each_run(plan.tiles):
                 _emit_window(state, place, run, pixel)
 
 
-def _emit_window(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+def _emit_window(state: State, place: _Place, run: Tiles, pixel: Expr) -> None:
     (_emit_columns if state.plan.by_columns else _emit_tile)(state, place, run, pixel)
 
 
@@ -114,7 +121,7 @@ def _row_count(shape: PoolShape, row: Expr, rows: tuple[Expr, Expr]) -> Expr:
     return T.bind(T.min(T.truncdiv(rest, dilation), shape.kernel[0]))
 
 
-def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+def _emit_tile(state: State, place: _Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
     shape, panel = state.plan.shape, place.panel
     largest = shape.kind == "max"
@@ -133,7 +140,7 @@ def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
         _finish(state, place, run.start + m, pixel + m, offset, value)
 
 
-def _emit_columns(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+def _emit_columns(state: State, place: _Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` on, input column by input column."""
     shape, panel = state.plan.shape, place.panel
     columns = _columns(shape, run)
@@ -170,12 +177,12 @@ def _start(shape: PoolShape) -> Expr:
     return lowest(shape.acc_dtype) if shape.kind == "max" else tirx.const(0, shape.acc_dtype)
 
 
-def _finish(state: _Kernel, place: _Place, first: int, pixel: Expr, offset: int, value: Expr) -> None:
+def _finish(state: State, place: _Place, first: int, pixel: Expr, offset: int, value: Expr) -> None:
     """Epilogue and store of one vector; ``first``: the pixel's number, or that of an equal one."""
     shape = state.plan.shape
     if shape.kind != "max":
         value = _divide(value, place.count * shape.column_count(first))
-    index = (place.image, place.row, pixel, place.channel + offset)
+    index = (place.image, place.into, pixel, place.channel + offset)
     state.epilogue.write(state.y, value, index, place.panel.channels - offset, state.operands)
 
 

@@ -136,7 +136,7 @@ def _emit_product(state: _Kernel, panel: Panel, rows: _Rows, index: Expr, weight
 
 
 def _emit_step(state: _Kernel, panel: Panel, tile: Tile, at: tuple[Expr, Expr, Expr], weight: Expr, inside: Expr) -> None:
-    """Step ``at`` (product, first row, k) of a tile's sum; what is needed next comes to L2 meanwhile, bit by bit.
+    """Step ``at`` (product, first row, k) of a tile's sum; what is needed next comes near meanwhile, bit by bit.
 
     ``inside``: the first row, counted from that of the part.
     """
@@ -147,8 +147,8 @@ def _emit_step(state: _Kernel, panel: Panel, tile: Tile, at: tuple[Expr, Expr, E
     # the next product's weights during the rows of this one, and the next tile's rows
     width, each = tile.pixels, ceil(panel.width * plan.parts / plan.rows)
     done = (inside * plan.depth + k * width) * each
-    prefetch(state.weights, (weight + plan.depth * panel.width + done,), level=2)
-    prefetch(state.factors, (index, row + width, k * width), level=2)
+    prefetch(state.weights, (weight + plan.depth * panel.width + done,))
+    prefetch(state.factors, (index, row + width, k * width))
     tile.step(weights, range(width), lambda m: state.factors[index, row + m, k])
 
 

@@ -11,7 +11,6 @@ from tvm.tirx.script import builder as T
 from onyxc.backends.cpu.vectors import Expr, span
 from onyxc.backends.kernels.squares import transpose
 
-
 Store = Callable[[Expr, Expr], None]
 
 

@@ -1,4 +1,4 @@
-"""Winograd convolution, channels last: 3x3 with 2.25 or 4 times fewer products than the direct sum.
+"""Winograd convolution, channels last: 3x3 with 2.25 or 4 times fewer products than the direct sum, 5x5 with up to 6.
 
 for strip of tiles (tile: m x m outputs):
     forward   n x n inputs of each tile -> scratch[point, tile, channel]
@@ -10,7 +10,8 @@ Threads divide panels as well as strips: the thread that gets a part of a strip'
 itself, which costs little where there are many channels, and few strips are only found there.
 
 Largest error of a sum over 512 channels, relative to the result's standard deviation, for normal input and weights:
-F(2x2, 3x3) 1e-5, F(4x4, 3x3) and F(2x2, 5x5) 4e-5; the direct sum's is 3e-5.
+F(2x2, 3x3) 1e-5, F(4x4, 3x3) and F(2x2, 5x5) 4e-5, F(4x4, 5x5) and F(2x2, 7x7) 1e-4; the direct sum's is 3e-5. An
+infinity in the input makes the results of its tile NaN.
 """
 
 from __future__ import annotations
@@ -165,8 +166,8 @@ def _emit_forward_tile(state: _Kernel, place: _Place, run: Columns, channel: Exp
     """One tile and vector of channels: along w in each row, then along h."""
     plan, shape, lanes = state.plan, state.plan.shape, state.plan.lanes
     high, wide = plan.vertical, plan.horizontal
-    top = T.bind(place.row * high.outputs - shape.pads[0])
-    left = place.column * wide.outputs - shape.pads[1]
+    top = T.bind(place.row * high.step - shape.pads[0])
+    left = place.column * wide.step - shape.pads[1]
     half = T.alloc_buffer((high.size, wide.size, lanes), "float32", scope="local")
     rows = plan.grid[0]
 
@@ -187,7 +188,7 @@ def _emit_forward_tile(state: _Kernel, place: _Place, run: Columns, channel: Exp
         inside = []
         if i < shape.pads[0]:
             inside.append(top + i >= 0)
-        if (rows - 1) * high.outputs - shape.pads[0] + i >= shape.in_size[0]:
+        if (rows - 1) * high.step - shape.pads[0] + i >= shape.in_size[0]:
             inside.append(top + i < shape.in_size[0])
         _where(inside, transform, partial(keep, i, [None] * wide.size))
     for j in range(wide.size):

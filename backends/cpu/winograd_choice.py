@@ -8,10 +8,10 @@ from onyxc.backends.cpu import convolution_plan
 from onyxc.backends.cpu.blocking import step_cycles
 from onyxc.backends.cpu.shapes import ConvShape
 from onyxc.backends.cpu.winograd_plan import FLOAT, WinogradPlan, make, product_cycles
-from onyxc.backends.cpu.winograd_transforms import Matrix
+from onyxc.backends.cpu.winograd_transforms import Matrix, outputs
 from onyxc.backends.target import Target
 
-OUTPUTS = {1: (1,), 3: (4, 2), 5: (2,)}  # taps along an axis -> outputs of a tile
+_MOST_POINTS = 81  # of a tile, all of which are straight code
 _GAIN = 0.93  # share of the direct sum's time from which on larger weights are worth it
 _TILE = 20  # cycles to find the place of a tile
 _RATE = 5  # cycles in which a vector of weights comes from memory
@@ -22,8 +22,9 @@ def plan(shape: ConvShape, target: Target) -> WinogradPlan | None:
     """The plan that is expected to be the fastest, or None where the direct sum is, or has to be taken."""
     if not fits(shape, target):
         return None
-    tall, wide = (OUTPUTS[taps] for taps in shape.kernel)
-    made = [make(shape, outputs, target) for outputs in product(tall, wide)]
+    tall, wide = map(outputs, shape.kernel, shape.strides)
+    tiles = product(tall, wide)
+    made = [p for tile in tiles if (p := make(shape, tile, target)).points <= _MOST_POINTS]
     best = min(made, key=lambda p: cycles(p, target))
     return best if cycles(best, target) < _GAIN * direct_cycles(shape, target) else None
 
@@ -31,8 +32,8 @@ def plan(shape: ConvShape, target: Target) -> WinogradPlan | None:
 def fits(shape: ConvShape, target: Target) -> bool:
     """Whether the algorithm applies, and may be used."""
     floats = {shape.x_dtype, shape.w_dtype, shape.acc_dtype} == {"float32"}
-    plain = shape.strides == shape.dilations == (1, 1) and shape.x_strides[3] == 1 and not shape.shuffle
-    known = all(k in OUTPUTS for k in shape.kernel) and shape.kernel != (1, 1)
+    plain = shape.dilations == (1, 1) and shape.x_strides[3] == 1 and not shape.shuffle
+    known = all(map(outputs, shape.kernel, shape.strides)) and shape.kernel != (1, 1)
     return floats and plain and known and not target.exact and target.favor == "speed"
 
 
@@ -60,9 +61,8 @@ def direct_cycles(shape: ConvShape, target: Target) -> float:
     )
     total = 0.0
     for panel, tile in product(made.panels, made.tiles):
-        size = panel.width * made.depth * FLOAT
         for taps in tile.taps:
-            step = step_cycles(len(panel.lanes), len(taps.pixels), size, made.depth, target)
+            step = step_cycles(len(panel.lanes), len(taps.pixels), 0, made.depth, target)
             total += panel.count * tile.count * (taps.end - taps.begin) * step
     total *= shape.group * lines * shape.group_in
     return _with_weights(total, made.packed_size / target.lanes(FLOAT))

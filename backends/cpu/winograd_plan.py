@@ -126,14 +126,14 @@ class WinogradPlan:
         v, h = self.vertical, self.horizontal
         blocks = len(self.panels[0].lanes)
         return (
-            f"Winograd F({v.outputs}x{h.outputs}, {v.taps}x{h.taps}), {self.strips} x {self.strip} tiles, "
-            f"{blocks} x {self.width} registers"
+            f"Winograd F({v.outputs}x{h.outputs}, {v.taps}x{h.taps}{'' if v.stride == h.stride == 1 else ', strided'}), "
+            f"{self.strips} x {self.strip} tiles, {blocks} x {self.width} registers"
         )
 
 
 def make(shape: ConvShape, outputs: tuple[int, int], target: Target) -> WinogradPlan:
     """The plan with tiles of ``outputs`` (h, w) results."""
-    vertical, horizontal = (transform(m, r) for m, r in zip(outputs, shape.kernel, strict=True))
+    vertical, horizontal = map(transform, outputs, shape.kernel, shape.strides)
     points, lanes = vertical.size * horizontal.size, target.lanes(FLOAT)
     tiles = shape.batch * prod(_grid(shape, vertical, horizontal))
     weights = points * shape.out_channels * shape.group_in * FLOAT
@@ -187,7 +187,7 @@ def _columns(shape: ConvShape, along: Transform) -> tuple[Columns, ...]:
     """The tile columns of ``shape``, equal neighbours joined."""
 
     def kind(tile: int) -> tuple[tuple[int, ...], int]:
-        first = tile * along.outputs - shape.pads[1]
+        first = tile * along.step - shape.pads[1]
         inputs = tuple(j for j in range(along.size) if 0 <= first + j < shape.in_size[1])
         return inputs, min(along.outputs, shape.out_size[1] - tile * along.outputs)
 

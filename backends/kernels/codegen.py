@@ -18,7 +18,7 @@ from typing import Any
 import tvm
 from tvm import tirx
 
-from onyxc.backends.kernels import mathematics, polynomials
+from onyxc.backends.kernels import lets, mathematics
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 from onyxc.compiler.errors import BuildError
@@ -61,7 +61,7 @@ def plain(func: Any, target: Target) -> Any:
     mathematics.register()
     name = str(func.attrs["global_symbol"]) if func.attrs and "global_symbol" in func.attrs else "kernel"
     func = func.with_attrs(attributes(name, target))
-    with polynomials.instructions(target.features):
+    with lets.instructions(target.features):
         return _passes()(tvm.IRModule({name: func}))[name]
 
 

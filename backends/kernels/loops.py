@@ -18,6 +18,7 @@ from onyxc.backends.kernels.accumulators import State
 from onyxc.backends.kernels.axes import cuts, friendliness, safe_everywhere, scope_ranges
 from onyxc.backends.kernels.expression import Expr, Var, dtype_of, free_vars, identity, is_guard, is_load, transform
 from onyxc.backends.kernels.floats import FORMATS, decode, encode, encode8, memory_dtype
+from onyxc.backends.kernels.lengths import blocks, pieces
 from onyxc.backends.kernels.nest import Fold, Nest, Scope, expressions, key
 from onyxc.backends.kernels.schedule import BLOCK, STRIP, Schedule, level_of
 from onyxc.backends.kernels.squares import same_load, transpose, turned_loads
@@ -235,7 +236,8 @@ class Writer:
         """``length`` elements of the last axis from ``start`` on."""
         inner = any(level == len(self.nest.scope.axes) for level in self.levels)
         most = BLOCK if inner and not self.nest.short else 1
-        for first, lanes, repeat in blocks(length, self.plan.lanes, most, whole=(inner or self.plan.light) and not self.nest.short):
+        whole = (inner or self.plan.light) and not self.nest.short
+        for first, lanes, repeat in blocks(length, self.plan.lanes, most, whole):
             with ExitStack() as stack:
                 base = start + first
                 if repeat > 1:
@@ -335,34 +337,3 @@ class Writer:
                         base = base + stack.enter_context(T.serial(0, repeat)) * width
                     with self.vector(axis, base, width) as lane:
                         state.add(lane)
-
-
-def pieces(length: int, lanes: int) -> list[tuple[int, int, int]]:
-    """``length`` in (start, width, repeat): whole blocks of ``lanes``, then powers of two below."""
-    made, start = [], 0
-    width = lanes
-    while width and start < length:
-        repeat = (length - start) // width
-        if repeat:
-            made.append((start, width, repeat))
-            start += repeat * width
-        width //= 2
-    return made
-
-
-def blocks(length: int, lanes: int, most: int, whole: bool) -> list[tuple[int, int, int]]:
-    """``length`` in (start, width, repeat): blocks of ``most`` vectors, of one vector, and what is left.
-
-    ``whole``: a length of a few vectors, odd or not, is one block.
-    """
-    if lanes == 1:
-        return [(0, 1, length)]
-    if whole and lanes * most < length <= lanes * BLOCK:
-        return [(0, length, 1)]
-    made, start = [], 0
-    for width in dict.fromkeys((lanes * most, lanes)):
-        repeat = (length - start) // width
-        if repeat:
-            made.append((start, width, repeat))
-            start += repeat * width
-    return [*made, (start, length - start, 1)] if start < length else made

@@ -17,7 +17,7 @@ from tvm.tirx import register_intrin_lowering
 
 from onyxc.backends.kernels import polynomials, wide
 from onyxc.backends.kernels.expression import Expr, dtype_of, guard, is_call, operator
-from onyxc.backends.kernels.polynomials import Lets
+from onyxc.backends.kernels.lets import Lets
 
 LEVEL = 120  # above TVM's own rules
 
@@ -79,7 +79,7 @@ def _divisible(x: Expr, y: Expr) -> Expr:
     return tirx.abs(x) <= tirx.abs(y) * m.const(wide.REMAINDER_LIMIT)
 
 
-LIMITED = {  # where the polynomials are right; libm beyond
+LIMITED: dict[str, Callable[..., Expr]] = {  # where the polynomials are right; libm beyond
     "tirx.sin": _reducible,
     "tirx.cos": _reducible,
     "tirx.tan": _reducible,

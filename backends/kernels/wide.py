@@ -12,7 +12,8 @@ from tvm import tirx
 from tvm.tirx import expr as nodes
 
 from onyxc.backends.kernels.expression import Expr
-from onyxc.backends.kernels.polynomials import LOG2_E, Lets, exp2_of, log_parts
+from onyxc.backends.kernels.lets import Lets
+from onyxc.backends.kernels.polynomials import LOG2_E, exp2_of, log_parts
 
 DOUBLE = "float64"
 HALF_PI, LN2 = 1.5707963267948966, 0.6931471805599453

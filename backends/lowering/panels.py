@@ -70,9 +70,7 @@ def panels(groups: int, units: int, depth: int, rows: int, lanes: int, registers
     return Panels(groups, units, depth, lanes, vectors, columns)
 
 
-def products(
-    shape: Panels, weights: tuple[Array, Expr], x: tuple[Array, Sequence[Expr]], dtype: str
-) -> list[list[Expr]]:
+def products(shape: Panels, weights: tuple[Array, Expr], x: tuple[Array, Sequence[Expr]], dtype: str) -> list[list[Expr]]:
     """For every row of x the sums of a panel, in vectors.
 
     ``weights``: flat buffer and position of the panel; ``x``: flat buffer and position of each row.

@@ -116,8 +116,8 @@ def scatter_nd(node: Node) -> Imperative:
             walked, run = _runs(size, dims)
             with T.serial(0, prod(size[:walked])) as row:
                 places = [p + f for p, f in zip(unravel(row, size[:walked]), first, strict=False)]
-                inside = sum(f * s for f, s in zip(first[walked:], steps[walked:], strict=False))
-                copy(y, fix(i32(ravel(places, steps[:walked])) + inside), updates, fix(row * run), run)
+                rest = sum(f * s for f, s in zip(first[walked:], steps[walked:], strict=False))
+                copy(y, fix(i32(ravel(places, steps[:walked])) + rest), updates, fix(row * run), run)
             return
         with T.serial(0, count) as q:
             places = [fix(wrapped(indices[q * depth + d], dims[d])) for d in range(depth)]

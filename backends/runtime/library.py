@@ -7,10 +7,12 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int32, c_int64, c_void_p
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from onyxc.backends.runtime.specs import Array, Spec
 from onyxc.compiler.errors import ModelError, OnyxcError
@@ -85,9 +87,7 @@ def load_table(path: Path) -> TableV1:
 class Context:
     """Working memory of one run at a time; arrays over its inputs and outputs."""
 
-    def __init__(
-        self, table: TableV1, inputs: Sequence[Spec], outputs: Sequence[Spec], threads: int, weights: Path | None
-    ):
+    def __init__(self, table: TableV1, inputs: Sequence[Spec], outputs: Sequence[Spec], threads: int, weights: Path | None):
         self.table = table
         self.handle = table.create(threads, os.fsencode(weights) if weights else None)
         if not self.handle:
@@ -95,17 +95,21 @@ class Context:
         self.inputs = [_array(table.input_data(self.handle, i), s, s.shape) for i, s in enumerate(inputs)]
         self.outputs = [None if s.dynamic else self.output(i, s, s.shape) for i, s in enumerate(outputs)]
         self.output_specs = outputs
-        # what a run needs, looked up once: it is the larger part of the time of a small model
+        # what a run needs, looked up once: around a small model it takes a good part of the time
         self._run = table.run
         self._named = [(s.name, s.dtype, s.shape, a) for s, a in zip(inputs, self.inputs, strict=True)]
+        self._copies = [partial(self.dynamic, i) if a is None else a.copy for i, a in enumerate(self.outputs)]
 
     def accept(self, feeds: Mapping[str, Any]) -> bool:
         """Copy ``feeds`` in if they are exactly the inputs; otherwise the caller finds out what is wrong."""
-        if len(feeds) != len(self._named):
+        named = self._named
+        if len(feeds) != len(named):
             return False
-        for name, dtype, shape, place in self._named:
+        for name, dtype, shape, place in named:
             array = feeds.get(name)
-            if type(array) is not np.ndarray or array.dtype != dtype or array.shape != shape:
+            if type(array) is not ndarray or array.shape != shape:
+                return False
+            if array.dtype is not dtype and array.dtype != dtype:
                 return False
             place[...] = array
         return True
@@ -114,7 +118,7 @@ class Context:
         """Run on the inputs that are in place; copies of the outputs."""
         if self._run(self.handle):
             raise RunError(_message(self.table))
-        return [self.dynamic(i) if a is None else a.copy() for i, a in enumerate(self.outputs)]
+        return [copy() for copy in self._copies]
 
     def dynamic(self, index: int) -> Array:
         """A copy of an output whose shape this run decided."""
@@ -134,7 +138,7 @@ class Context:
     def close(self) -> None:
         """Free everything; the arrays over the memory must not be used any more."""
         handle, self.handle = self.handle, None
-        self.inputs, self.outputs, self._named = [], [], []
+        self.inputs, self.outputs, self._named, self._copies = [], [], [], []
         if handle:
             self.table.destroy(handle)
 

@@ -13,7 +13,7 @@ from onyxc.backends.artifact import manifest
 from onyxc.backends.artifact.manifest import Manifest
 from onyxc.backends.runtime.groups import flattened, grouped
 from onyxc.backends.runtime.library import Context, RunError, load_table
-from onyxc.backends.runtime.specs import Array, Spec, checked, specs
+from onyxc.backends.runtime.specs import Spec, checked, specs
 from onyxc.compiler.errors import ModelError
 
 
@@ -43,12 +43,8 @@ class Model:
         Raises:
             InputError: a name, dtype or shape does not fit.
         """
-        if not self._has_groups:
-            return self._run(feeds)
-        found = self._run(flattened(self.manifest.takes, feeds))
-        return grouped(self.manifest.gives, found) if self.manifest.gives else found
-
-    def _run(self, feeds: Mapping[str, Any]) -> list[Array]:
+        if self._has_groups:
+            feeds = flattened(self.manifest.takes, feeds)
         try:
             context = self._idle.pop()
         except IndexError:
@@ -57,7 +53,8 @@ class Model:
             if not context.accept(feeds):
                 for place, array in zip(context.inputs, checked(self.inputs, feeds), strict=True):
                     place[...] = array
-            return context.run()
+            found = context.run()
+            return grouped(self.manifest.gives, found) if self._has_groups and self.manifest.gives else found
         finally:
             self._idle.append(context)
             if self._closed:

@@ -8,9 +8,9 @@ typedef struct Probe {
     double (*once)(struct Probe *); /* does some work and returns how much */
     int64_t bytes;                  /* of the block to read */
     char *block;
-    int64_t offset; /* where the next part begins */
-    double rate;         /* the result: work a second */
-    volatile float sink; /* takes what would otherwise be computed for nobody */
+    int64_t offset;                 /* where its next part begins */
+    double rate;                    /* the result: work a second */
+    volatile float sink;            /* takes what would otherwise be computed for nobody */
 } Probe;
 
 static volatile float factors[2] = {0.999f, 0.001f}; /* chains go towards 1: neither infinite nor subnormal */
@@ -87,16 +87,19 @@ static double multiply_add_16(Probe *probe) {
 }
 #endif
 
-/* Reads the next PART of the block, or a smaller block again and again. */
+/* Reads the next PART of the block, or a smaller block again and again; at four places at once, as more requests are
+ * then under way to the memory. */
 #define READ_BLOCK(BYTES, CODE)                                                                                        \
     CODE static double read_block_##BYTES(Probe *probe) {                                                              \
         typedef float Vector __attribute__((vector_size(BYTES), may_alias));                                           \
         const int64_t rest = probe->bytes - probe->offset, part = rest < PART ? rest : PART, passes = PART / part;     \
-        const Vector *start = (const Vector *)(probe->block + probe->offset), *end = start + part / BYTES;             \
+        const int64_t q = part / 4 / BYTES;                                                                            \
+        const Vector *start = (const Vector *)(probe->block + probe->offset), *end = start + q;                        \
         Vector a = {0}, b = a, c = a, d = a, e = a, f = a, g = a, h = a;                                               \
         for (int64_t pass = 0; pass < passes; pass++)                                                                  \
-            for (const Vector *at = start; at < end; at += 8)                                                          \
-                a += at[0], b += at[1], c += at[2], d += at[3], e += at[4], f += at[5], g += at[6], h += at[7];        \
+            for (const Vector *at = start; at < end; at += 2)                                                          \
+                a += at[0], b += at[1], c += at[q], d += at[q + 1], e += at[2 * q], f += at[2 * q + 1],                \
+                    g += at[3 * q], h += at[3 * q + 1];                                                                \
         probe->sink = (a + b + c + d + e + f + g + h)[0];                                                              \
         probe->offset = (probe->offset + part) % probe->bytes;                                                         \
         return (double)(part * passes);                                                                                \

@@ -31,9 +31,7 @@ def compile_(
     weights: Annotated[
         Literal["embedded", "beside"], typer.Option(help="Where the weights are: in the library or beside it.")
     ] = "embedded",
-    exact: Annotated[
-        bool, typer.Option("--exact", help="No Winograd or Strassen: round as the plain sum does.")
-    ] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="No Winograd or Strassen: round as the plain sum does.")] = False,
     favor: Annotated[
         Literal["speed", "size"], typer.Option(help="size: weights stay as small as in the model, at some speed.")
     ] = "speed",

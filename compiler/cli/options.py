@@ -19,12 +19,8 @@ Dims = Annotated[list[str], typer.Option("--input-dim", metavar="NAME=N", help="
 Shapes = Annotated[list[str], typer.Option("--input-shape", metavar="NAME:1,3,8,8", help="Whole shape of an input.")]
 Values = Annotated[list[str], typer.Option("--input-value", metavar="NAME=V", help="Make an input a constant.")]
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the run.")]
-Runner = Annotated[
-    str, typer.Option("--runner", metavar="CMD", help='Emulator or `ssh board`: "qemu-aarch64 -cpu max".')
-]
-JsonFile = Annotated[
-    str, typer.Option("--json", metavar="FILE", help="Write the result as JSON (-: to standard output).")
-]
+Runner = Annotated[str, typer.Option("--runner", metavar="CMD", help='Emulator or `ssh board`: "qemu-aarch64 -cpu max".')]
+JsonFile = Annotated[str, typer.Option("--json", metavar="FILE", help="Write the result as JSON (-: to standard output).")]
 
 
 def bindings(dims: list[str], shapes: list[str], values: list[str]) -> dict[str, Any]:

@@ -78,13 +78,18 @@ def _show_sums(profile: Profile) -> None:
         share = sum(r.share for r in members)
         rows.append((seconds, operators, len(members), share, flops, least))
     rows.sort(reverse=True)
-    report.table(
-        ("operators", "steps", "us", "share", "GFLOP/s", "roofline"),
-        [
-            (o, n, _number(s * 1e6), _share(share), _number(f / s / 1e9 if s else 0), _roofline(b / s if s else 0))
-            for s, o, n, share, f, b in rows
-        ],
-    )
+    table = [
+        (
+            options.shorten(operators),
+            count,
+            _number(seconds * 1e6),
+            _share(share),
+            _number(flops / seconds / 1e9 if seconds else 0),
+            _roofline(least / seconds if seconds else 0),
+        )
+        for seconds, operators, count, share, flops, least in rows
+    ]
+    report.table(("operators", "steps", "us", "share", "GFLOP/s", "roofline"), table)
 
 
 def _show_totals(profile: Profile) -> None:

@@ -152,6 +152,4 @@ def _summary(array: Array) -> str:
     if array.size <= 8 or array.dtype.kind == "b":
         return json_.dumps(array.ravel()[:8].astype(float).round(5).tolist())
     numbers = array.astype(np.float64)
-    return (
-        f"min {numbers.min():.5g}  max {numbers.max():.5g}  mean {numbers.mean():.5g}  argmax {int(numbers.argmax())}"
-    )
+    return f"min {numbers.min():.5g}  max {numbers.max():.5g}  mean {numbers.mean():.5g}  argmax {int(numbers.argmax())}"

@@ -88,12 +88,12 @@ def decompose(node: Node, body: Graph, inputs: Sequence[Value]) -> Value:
     x = inputs[0]
     attrs: dict[str, Any] = {k: v for k, v in node.attrs.items() if k not in ("planar", "kind", "shuffle")}
     if node.attrs.get("shuffle"):
-        order = shuffle_order(_input(node).dims[-1], int(node.attrs["shuffle"]))  # type: ignore[arg-type]
+        order = shuffle_order(_input(node).dims[-1], node.integer("shuffle"))
         x = infer.add(body, "Gather", [x, body.constant(order, "order")], axis=3).output
     if not node.attrs.get("planar"):
         x = infer.add(body, "Transpose", [x], perm=TO_FIRST).output
     if node.op == "Conv":
-        op = "Conv" if is_float(node.inputs[0].dtype) else "ConvInteger"  # type: ignore[union-attr]
+        op = "Conv" if is_float(_input(node).dtype) else "ConvInteger"
         y = infer.add(body, op, [x, *inputs[1:]], **attrs).output
     elif node.op == "Pool":
         kind = node.attrs["kind"]

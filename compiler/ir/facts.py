@@ -42,9 +42,7 @@ NORMALIZATIONS = frozenset(
 )
 ANCHORS = CONVOLUTIONS | PRODUCTS | POOLS | REDUCTIONS | NORMALIZATIONS | {"onyxc.LRN", "Resize"}
 
-NONDETERMINISTIC = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split()
-)
+NONDETERMINISTIC = frozenset("RandomNormal RandomNormalLike RandomUniform RandomUniformLike Bernoulli Multinomial".split())
 
 
 def key(node: Node) -> str:

@@ -276,8 +276,7 @@ class Graph:
         node = Node(op, domain, (), (), dict(attrs or {}), name)
         hints = list(output_names) + [name or op.lower()] * (len(types) - len(output_names))
         node.outputs = tuple(
-            Value(self.fresh_name(h) if h else "", t, node, i)
-            for i, (h, t) in enumerate(zip(hints, types, strict=True))
+            Value(self.fresh_name(h) if h else "", t, node, i) for i, (h, t) in enumerate(zip(hints, types, strict=True))
         )
         node.inputs = tuple(inputs)
         for index, value in enumerate(inputs):

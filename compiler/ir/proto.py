@@ -59,8 +59,8 @@ def attribute_to_proto(name: str, value: Attribute, schema: Any | None = None) -
         if kind == AttributeProto.FLOATS:
             value = tuple(float(v) for v in value)
         return helper.make_attribute(name, list(value), attr_type=kind or (AttributeProto.INTS if not value else None))
-    if kind == AttributeProto.FLOAT:
-        value = float(value)  # type: ignore[arg-type]
+    if kind == AttributeProto.FLOAT and isinstance(value, int):
+        value = float(value)
     return helper.make_attribute(name, value)
 
 

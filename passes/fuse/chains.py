@@ -1,10 +1,10 @@
-"""Groups of convolutions that read one another become one group, which can be computed row by row.
+"""Groups of convolutions and pools that read one another become one group, which can be computed row by row.
 
     %1 = Fused(x) {1x1}; %2 = Fused(%1) {depthwise}; %3 = Fused(%2) {1x1}   ->   %3 = Fused(x) {1x1, depthwise, 1x1}
 
 so that the large images between them (MobileNet's expansion by six) need not go through memory. All are pointwise or
-depthwise; the first may also be a convolution of few channels, as networks begin. Each reads the one before and
-nothing else does. Whether a group is really computed by rows is the backend's choice.
+depthwise, or pools; the first may also be a convolution of few channels, as networks begin. Each reads the one before
+and nothing else does. Whether a group is really computed by rows is the backend's choice.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.ir.types import itemsize
 from onyxc.compiler.transform import Pass, PassResult
 
-CONV = "onyxc.Conv"
+CONV, POOL = "onyxc.Conv", "onyxc.Pool"
 FEW_CHANNELS = 4
+LARGEST_WINDOW = 7
 
 
 @dataclass(frozen=True)
 class FuseChains(Pass):
-    """Comes after fuse-groups. ``least``: bytes of an image between two convolutions, below which they stay apart."""
+    """Comes after fuse-groups. ``least``: bytes of an image between two groups, below which they stay apart."""
 
     name: ClassVar[str] = "fuse-chains"
     least: int = 1 << 18
@@ -52,11 +53,11 @@ class FuseChains(Pass):
 
     def _following(self, node: Node, is_first: bool) -> Node | None:
         """The group that alone reads the result of ``node``, where both can be links."""
-        conv = convolution(node)
+        conv = anchor(node)
         if conv is None or not (is_row_by_row(conv) or (is_first and _is_narrow(conv))):
             return None
         result, user = node.output, node.output.only_user
-        following = None if user is None or user.graph is not node.graph else convolution(user)
+        following = None if user is None or user.graph is not node.graph else anchor(user)
         if user is None or following is None or not is_row_by_row(following):
             return None
         if result.tensor.elements * itemsize(result.dtype) < self.least or _outside(user, following, 0) is not result:
@@ -64,14 +65,14 @@ class FuseChains(Pass):
         return user
 
 
-def convolution(node: Node) -> Node | None:
-    """The float convolution that a group begins with, or the node is; no second one follows."""
+def anchor(node: Node) -> Node | None:
+    """The float convolution or pool that a group begins with, or the node is; no second one follows."""
     inner = body_of(node).nodes if facts.key(node) == "onyxc.Fused" else [node]
     first, *rest = inner
-    if facts.key(first) != CONV or not all(facts.is_elementwise(n) for n in rest) or len(node.outputs) != 1:
+    if facts.key(first) not in (CONV, POOL) or not all(facts.is_elementwise(n) for n in rest) or len(node.outputs) != 1:
         return None
-    weights = _outside(node, first, 1)
-    if weights is None or weights.const is None:
+    weights = _outside(node, first, 1) if facts.key(first) == CONV else None
+    if facts.key(first) == CONV and (weights is None or weights.const is None):
         return None
     values = [v for n in inner for v in (*n.inputs[:2], *n.outputs) if v is not None and v.const is None]
     fit = all(v.dtype == "float32" and v.tensor.is_static for v in values)
@@ -79,7 +80,9 @@ def convolution(node: Node) -> Node | None:
 
 
 def is_row_by_row(conv: Node) -> bool:
-    """Whether a row of the result needs few rows and has about as many operations for each element: 1x1, depthwise."""
+    """Whether a row of the result needs few rows and few operations for each element: 1x1, depthwise, a pool."""
+    if facts.key(conv) == POOL:
+        return max(ints(conv, "kernel_shape")) <= LARGEST_WINDOW
     x, w = conv.inputs[:2]
     assert x is not None
     assert w is not None
@@ -93,6 +96,8 @@ def is_row_by_row(conv: Node) -> bool:
 
 
 def _is_narrow(conv: Node) -> bool:
+    if facts.key(conv) == POOL:
+        return False
     w = conv.inputs[1]
     assert w is not None
     return w.dims[1] <= FEW_CHANNELS and conv.attrs["group"] == 1

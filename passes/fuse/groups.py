@@ -71,8 +71,8 @@ def _is_image(node: Node | None) -> bool:
     """Whether a node, or a group's first one, is a convolution or pool of channels-last images, or joins such."""
     if node is None:
         return False
-    first = body_of(node).nodes[0] if node.op == "Fused" else node
-    return facts.key(first) in ("onyxc.Conv", "onyxc.Pool") or _joins_images(first)
+    nodes = body_of(node).nodes if node.op == "Fused" else [node]
+    return any(facts.key(n) in ("onyxc.Conv", "onyxc.Pool") or _joins_images(n) for n in nodes)
 
 
 def _group(start: Node, limit: int, place: dict[Node, int]) -> list[Node]:
@@ -81,12 +81,48 @@ def _group(start: Node, limit: int, place: dict[Node, int]) -> list[Node]:
     key = facts.key(start)
     if key in TEMPLATES:
         found = _taken_in(group, limit, place)
-        return _around([start, *(n for n in found if n is not start)])
+        return [*_in_front(start), *_around([start, *(n for n in found if n is not start)])]
     group = _taken_in(group, limit, place)
     while key not in facts.ANCHORS and (move := _movement_behind(group)) is not None and len(group) < limit:
         group += _grow(move, limit - len(group))
         group = _taken_in(group, limit, place)
     return group
+
+
+def _in_front(conv: Node) -> list[Node]:
+    """Arithmetic of each channel in front of a pointwise convolution, whose kernel does it strip by strip.
+
+    It is there when nothing before could take it as an epilogue: BatchNormalization and Relu of a joint tensor.
+    """
+    chain: list[Node] = []
+    value = conv.inputs[0]
+    while value is not None and _is_pointwise(conv) and value.only_user is (chain[0] if chain else conv):
+        node, x = value.producer, _image_read(value.producer, conv)
+        if node is None or x is None:
+            break
+        chain.insert(0, node)
+        value = x
+    return chain
+
+
+def _is_pointwise(conv: Node) -> bool:
+    """Whether a channels-last convolution reads one pixel for each, and all channels."""
+    if facts.key(conv) != "onyxc.Conv" or conv.output.dtype != "float32" or not conv.output.tensor.is_static:
+        return False
+    plain = conv.attrs["group"] == 1 and not conv.attrs["planar"] and not any(conv.integers("pads"))
+    return plain and conv.integers("kernel_shape") == conv.integers("strides") == (1, 1)
+
+
+def _image_read(node: Node | None, conv: Node) -> Value | None:
+    """What an elementwise operator reads beside numbers and values of channels, None if that is not one image."""
+    if node is None or not facts.is_elementwise(node) or node.is_op(*facts.DEAR) or node.graph is not conv.graph:
+        return None
+    images = [v for v in node.inputs if v is not None and v.const is None]
+    rows = [v for v in node.inputs if v is not None and v.const is not None]
+    channels = conv.inputs[0].dims[-1] if conv.inputs[0] is not None else 0
+    fit = all(v.tensor.elements in (1, v.dims[-1] if v.dims and v.dims[-1] == channels else 1) for v in rows)
+    same = len(images) == 1 and images[0].type == node.output.type == conv.inputs[0].type  # type: ignore[union-attr]
+    return images[0] if fit and same and all(v.dtype == "float32" for v in rows) else None
 
 
 def _around(group: list[Node]) -> list[Node]:

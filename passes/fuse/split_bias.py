@@ -58,7 +58,7 @@ def _split_gemm(node: Node) -> bool:
     graph, attrs = node.graph, node.attrs
     assert graph is not None
     a, b, c = node.inputs[0], node.inputs[1], node.input(2)
-    alpha, beta = float(attrs["alpha"]), float(attrs["beta"])  # type: ignore[arg-type]
+    alpha, beta = node.real("alpha", 1.0), node.real("beta", 1.0)
     assert a is not None
     assert b is not None
     if node.output.dtype not in ("float32", "float64") or (alpha != 1 and b.const is None):

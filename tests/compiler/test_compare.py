@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onyxc.compiler.compare import difference
+from onyxc.compiler.compare import difference, relative_error
 
 RAMP = np.linspace(-1, 1, 2001, dtype=np.float32)
 
@@ -33,6 +33,8 @@ RAMP = np.linspace(-1, 1, 2001, dtype=np.float32)
         (np.array([True, False]), np.array([True, True]), False),
         (np.arange(256).astype(np.uint8), np.arange(256).astype(np.uint8) ^ np.uint8(1), True),  # one step of 8 bits
         (np.arange(256).astype(np.uint8), np.arange(256).astype(np.uint8) ^ np.uint8(2), False),
+        (np.array(["a", "b"], object), np.array(["a", "b"], object), True),
+        (np.array(["a", "b"], object), np.array(["a", "c"], object), False),
         (np.array([1 + 1j]), np.array([1 + 1j]), True),
         (np.array([1 + 1j]), np.array([1 - 1j]), False),
     ],
@@ -50,3 +52,11 @@ def test_quantized_models_may_be_one_step_off() -> None:
     some = RAMP.copy()
     some[:2] += 4 * step  # 0.1 %
     assert difference("x", RAMP, some, quantized=True).ok
+
+
+def test_outputs_that_are_no_tensors() -> None:
+    assert relative_error([RAMP, RAMP], [RAMP, RAMP + np.float32(0.5)]) == pytest.approx(0.25)
+    assert relative_error(None, None) == 0
+    assert relative_error([RAMP], [RAMP, RAMP]) == np.inf
+    assert relative_error(None, RAMP) == np.inf
+    assert relative_error(np.float32([np.inf]), np.float32([1])) == np.inf

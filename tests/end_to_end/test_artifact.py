@@ -26,9 +26,7 @@ ALLOWED = re.compile(r"libc\.so|libm\.so|libpthread\.so|libdl\.so|ld-linux")
 @pytest.mark.skipif(not shutil.which("readelf"), reason="readelf is not installed")
 def test_needs_nothing_but_libc(built: Build) -> None:
     _, folder = built("residual")
-    text = subprocess.run(
-        ["readelf", "-dW", folder / "libresidual.so"], capture_output=True, text=True, check=True
-    ).stdout
+    text = subprocess.run(["readelf", "-dW", folder / "libresidual.so"], capture_output=True, text=True, check=True).stdout
     needed = re.findall(r"\(NEEDED\).*\[(.*)\]", text)
     assert needed
     assert [n for n in needed if not ALLOWED.match(n)] == []

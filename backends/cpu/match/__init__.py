@@ -17,6 +17,7 @@ from onyxc.backends.cpu.match.lrn import lrn
 from onyxc.backends.cpu.match.pooling import global_pool, pool
 from onyxc.backends.cpu.match.product import batched_product
 from onyxc.backends.cpu.match.strassen import strassen_conv, strassen_product
+from onyxc.backends.cpu.match.strips import behind_arithmetic
 from onyxc.backends.recipe import Recipe
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
@@ -45,8 +46,9 @@ def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -
     nodes = body.nodes
     if any(n.is_op("Softmax") for n in nodes) and (attention := fused_attention(name, body, constant, target)):
         return attention
-    if (chain := convolutions(name, body, constant, target)) is not None:
-        return chain
+    for several in (convolutions, behind_arithmetic):
+        if (made := several(name, body, constant, target)) is not None:
+            return made
     first = next((i for i, n in enumerate(nodes) if not n.is_op("Transpose")), 0)
     before, (anchor, *rest) = nodes[:first], nodes[first:]
     after = rest.pop() if rest and rest[-1].is_op("Transpose") else None

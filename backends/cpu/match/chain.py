@@ -1,4 +1,4 @@
-"""Several convolutions in one group, each reading the one before: chains by rows, the others one after the other."""
+"""Several convolutions and pools in one group, each reading the one before: chains by rows, others one by one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from onyxc.backends.cpu import chain, chain_plan, convolution_plan, depthwise_pl
 from onyxc.backends.cpu.depthwise_plan import DepthwisePlan
 from onyxc.backends.cpu.match.convolution import conv, conv_shape
 from onyxc.backends.cpu.match.group import AnchoredGroup
-from onyxc.backends.cpu.shapes import ConvShape
+from onyxc.backends.cpu.match.pooling import pool, pool_shape
+from onyxc.backends.cpu.pooling_plan import PoolPlan
 from onyxc.backends.places import dense
 from onyxc.backends.recipe import Argument, Output, Piece, Recipe, Scratch, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 
-CONV = "onyxc.Conv"
+PARTS = ("onyxc.Conv", "onyxc.Pool")
 
 
 class _Group(AnchoredGroup):
-    """A convolution of the body with its epilogue; ``between``: memory of what other convolutions compute."""
+    """A part of the body with its epilogue; ``between``: memory of what other parts compute."""
 
     def __init__(self, body: Graph, nodes: Sequence[Node], constant: tuple[bool, ...], between: dict[Value, Temporary]):
         super().__init__(body, nodes[0], list(nodes[1:]), constant, [], None)
@@ -43,8 +44,8 @@ class _Group(AnchoredGroup):
 
 
 def convolutions(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe | None:
-    """The recipe of a body of at least two convolutions, or None for another body."""
-    starts = [i for i, n in enumerate(body.nodes) if facts.key(n) == CONV]
+    """The recipe of a body of at least two convolutions or pools, or None for another body."""
+    starts = [i for i, n in enumerate(body.nodes) if facts.key(n) in PARTS]
     if len(starts) < 2 or starts[0] or len(body.outputs) != 1:
         return None
     parts = [body.nodes[a:b] for a, b in pairwise([*starts, len(body.nodes)])]
@@ -62,17 +63,21 @@ def convolutions(name: str, body: Graph, constant: tuple[bool, ...], target: Tar
 
 
 def _split(groups: Sequence[_Group], target: Target) -> list[int]:
-    """How many convolutions each kernel computes."""
-    shapes = [conv_shape(g) for g in groups]
-    counts, run = list[int](), list[ConvShape]()
-    for group, shape in zip(groups, shapes, strict=True):
-        if shape is None or (run and shape.x_dtype != "float32"):
+    """How many parts each kernel computes."""
+    counts, run = list[int](), list[chain_plan.Shape]()
+    for group in groups:
+        shape = _shape(group)
+        if shape is None:
             return [1] * len(groups)
         run.append(shape)
         if not _is_uniform(group):
             counts += chain_plan.split(run, target)
             run = []
     return counts + list(chain_plan.split(run, target) if run else ())
+
+
+def _shape(group: AnchoredGroup) -> chain_plan.Shape | None:
+    return pool_shape(group) if facts.key(group.anchor) == "onyxc.Pool" else conv_shape(group)
 
 
 def _strides(group: AnchoredGroup) -> list[tuple[int, ...]]:
@@ -86,27 +91,33 @@ def _is_uniform(group: AnchoredGroup) -> bool:
 
 
 def _single(name: str, group: _Group, target: Target) -> Recipe | None:
-    made = conv(name, group, target)
+    made = (pool if facts.key(group.anchor) == "onyxc.Pool" else conv)(name, group, target)
     if made is None:
         return None
     return [replace(p, args=tuple(group.target_role if isinstance(a, Output) else a for a in p.args)) for p in made]
 
 
 def _chain(name: str, groups: Sequence[_Group], target: Target) -> Recipe | None:
-    shapes = [shape for g in groups if (shape := conv_shape(g)) is not None]
+    shapes = [shape for g in groups if (shape := _shape(g)) is not None]
     plan = chain_plan.plan(shapes, target)
     operands = [g.operands() or [] for g in groups]
     epilogues = [g.epilogue(o, _strides(g)) for g, o in zip(groups, operands, strict=True)]
     kernel = chain.emit(name, plan, epilogues, target)
-    weights = [g.packed(g.input(1), _packer(link)) for g, link in zip(groups, plan.links, strict=True)]
+    weights = [
+        g.packed(g.input(1), pack)
+        for g, link in zip(groups, plan.links, strict=True)
+        if (pack := _packer(link)) is not None
+    ]
     others = [g.role(v) for g, values in zip(groups, operands, strict=True) for v in values]
     read = (groups[0].role(groups[0].input(0)), *weights, *others)
     scratch = Scratch("float32", (plan.scratch,))
     return [Piece(kernel, (*read, groups[-1].target_role, scratch), len(read))]
 
 
-def _packer(link: chain_plan.Link) -> Callable[[Array], Array]:
+def _packer(link: chain_plan.Link) -> Callable[[Array], Array] | None:
     plan = link.plan
+    if isinstance(plan, PoolPlan):
+        return None
     if isinstance(plan, DepthwisePlan):
         return partial(depthwise_plan.pack, plan=plan)
     return partial(convolution_plan.pack, plan=plan)

@@ -83,7 +83,7 @@ def finish(
     if operands is None or zero is None:
         return None
     strides = [group.spread(v) for v in operands]
-    problem = Problem(name, shape, tuple(strides), zero[1], group.epilogue(operands, strides), target)  # type: ignore[arg-type]
+    problem = Problem(name, shape, tuple(strides), zero[1], group.epilogue(operands, strides), target)
     made = next(s for kernel in KERNELS if (s := kernel(problem)) is not None)
     weights = group.packed(group.input(1), lambda w: made.pack(layout(w)))
     read = (group.role(group.input(0)), weights, *made.read, *(group.role(v) for v in operands))

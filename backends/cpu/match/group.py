@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ class AnchoredGroup:
         self.moved = {n.output: n for n in before}
         self.constant = {v for v, c in zip(body.inputs, constant, strict=True) if c}
         self.shape = anchor.output.dims
+        self.start = anchor.output  # what the nodes of ``rest`` begin with
 
     def role(self, value: Value) -> Argument:
         """The argument that stands for a value of the body."""
@@ -75,7 +76,7 @@ class AnchoredGroup:
         """Element strides of the result in memory."""
         return strides_of(self.body.outputs[0])
 
-    def spread(self, value: Value) -> tuple[int, ...]:
+    def spread(self, value: Value) -> Strides:
         """Element strides (n, h, w, c) of an operand, broadcast to the anchor's output."""
         return four(broadcast_strides(value.dims, self.shape, strides_of(value)))
 
@@ -92,7 +93,7 @@ class AnchoredGroup:
     def operands(self) -> list[Value] | None:
         """Values that the epilogue reads beside the accumulator; None when one has an unfit dtype."""
         found: dict[Value, None] = {}
-        inner = {self.anchor.output, *(n.output for n in self.rest)}
+        inner = {self.start, *(n.output for n in self.rest)}
         for node in self.rest:
             for value in node.inputs:
                 if value is not None and value not in inner and not is_number(value):
@@ -101,12 +102,12 @@ class AnchoredGroup:
                     found[value] = None
         return list(found)
 
-    def epilogue(self, operands: list[Value], strides: list[tuple[int, ...]]) -> Epilogue:
+    def epilogue(self, operands: list[Value], strides: Sequence[tuple[int, ...]]) -> Epilogue:
         """The nodes behind the anchor as an expression on vectors."""
-        anchor, rest = self.anchor, self.rest
+        start, rest = self.start, self.rest
 
         def apply(acc: Any, loaded: list[Any]) -> Any:
-            env: dict[Value, Any] = {anchor.output: acc, **dict(zip(operands, loaded, strict=True))}
+            env: dict[Value, Any] = {start: acc, **dict(zip(operands, loaded, strict=True))}
             lanes = lanes_of(acc)
             for node in rest:
                 arguments = []

@@ -12,19 +12,24 @@ from onyxc.backends.target import Target
 
 
 def pool(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
+    shape = pool_shape(group)
+    return None if shape is None else _pooled(name, group, shape, target)
+
+
+def pool_shape(group: AnchoredGroup) -> pooling.PoolShape | None:
+    """The shape of an onyxc.Pool."""
     node, (n, h, w, c) = group.anchor, group.input(0).dims
     if node.attrs["kind"] == "average" and group.input(0).dtype != "float32":
         return None
     (kh, kw), (sh, sw), (dh, dw) = (node.integers(a) for a in ("kernel_shape", "strides", "dilations"))
     top, left, bottom, right = node.integers("pads")
-    shape = pooling.PoolShape(
+    return pooling.PoolShape(
         kind="average" if node.attrs["kind"] == "average" else "max", batch=n, channels=c, in_size=(h, w),
         out_size=(group.shape[1], group.shape[2]), kernel=(kh, kw), strides=(sh, sw), dilations=(dh, dw),
         pads=(top, left, bottom, right), x_strides=four(strides_of(group.input(0))), y_strides=four(group.y_strides)[:3],
         x_dtype=group.input(0).dtype, acc_dtype=group.input(0).dtype, y_dtype=group.body.outputs[0].dtype,
         count_include_pad=bool(node.integer("count_include_pad")),
     )  # fmt: skip
-    return _pooled(name, group, shape, target)
 
 
 def global_pool(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:

@@ -31,7 +31,7 @@ def _recipe(
     if shape is None or operands is None or algorithm is None:
         return None
     strides = [group.spread(v) for v in operands]
-    plan = strassen.plan(shape, algorithm, target, tuple(strides))  # type: ignore[arg-type]
+    plan = strassen.plan(shape, algorithm, target, tuple(strides))
     factors = Temporary("float32", plan.factors)
     sums = Piece(strassen.emit_factors(f"{name}_factors", plan, target), (group.role(group.input(0)), factors), 1)
     weights = group.packed(group.input(1), lambda w: strassen.pack(layout(w), plan))

@@ -37,6 +37,12 @@ def test_the_origin_tells_nodes_operations_and_what_is_read() -> None:
     assert (step.operators, step.name, step.intensity) == ("Gather+Add", "table", 16 / 256)
 
 
+def test_rearrangements_go_without_saying() -> None:
+    assert Step("k", ("Split a", "Transpose b", "MatMul c", "Softmax d")).operators == "MatMul+Softmax"
+    assert Step("k", ("Reshape a", "Transpose b")).operators == "Reshape+Transpose"
+    assert Step("copy").operators == "copy"
+
+
 def test_order_is_that_of_the_entry_function() -> None:
     x, y, flag, turn = tensor("x"), tensor("y"), tensor("f", (), "bool"), tensor("t", (), "int64")
     body = [call("twice", x, y), Copy(y, x), Copy(tensor("n", (0,)), tensor("m", (0,)))]

@@ -1,17 +1,20 @@
-"""Chains of convolutions by rows: the plan, and results against numpy."""
+"""Chains of convolutions and pools by rows: the plan, and results against numpy."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from convolution_reference import make_shape, reference
 
 from onyxc.backends.cpu import chain, chain_plan, convolution_plan, depthwise_plan
+from onyxc.backends.cpu.convolution_plan import ConvPlan
 from onyxc.backends.cpu.depthwise_plan import DepthwisePlan
 from onyxc.backends.cpu.epilogue import Epilogue, Operand, bias
 from onyxc.backends.cpu.inspect import spills
+from onyxc.backends.cpu.pooling_plan import PoolShape
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides
 from onyxc.backends.target import get
 
@@ -32,7 +35,29 @@ def depthwise(image: Size, kernel: int = 3, stride: int = 1, dilation: int = 1) 
     return make_shape(image, channels, (kernel, kernel), (stride, stride), (pad,) * 4, (dilation, dilation), group=channels)
 
 
-CHAINS: dict[str, list[ConvShape]] = {
+def pool(image: Size, kind: Literal["max", "average"], kernel: int, stride: int) -> PoolShape:
+    """Padded by half of the kernel."""
+    n, h, w, c = image
+    pad = kernel // 2
+    out = (h + 2 * pad - kernel) // stride + 1, (w + 2 * pad - kernel) // stride + 1
+    return PoolShape(
+        kind, n, c, (h, w), out, (kernel, kernel), (stride, stride), (1, 1), (pad,) * 4, dense_strides(h, w, c),
+        dense_strides(*out, c)[:3],
+    )  # fmt: skip
+
+
+def pooled(x: Array, shape: PoolShape) -> Array:
+    """What a pool gives, window by window."""
+    y = np.zeros((x.shape[0], *shape.out_size, x.shape[3]))
+    (top, left, _, _), (kh, kw) = shape.pads, shape.kernel
+    for row, column in np.ndindex(*shape.out_size):
+        first, start = row * shape.strides[0] - top, column * shape.strides[1] - left
+        window = x[:, max(first, 0) : first + kh, max(start, 0) : start + kw]
+        y[:, row, column] = window.max((1, 2)) if shape.kind == "max" else window.mean((1, 2))
+    return y
+
+
+CHAINS: dict[str, list[chain_plan.Shape]] = {
     "inverted residual": [
         pointwise((1, 9, 11, 16), 40), depthwise((1, 9, 11, 40)), pointwise((1, 9, 11, 40), 24),
     ],
@@ -45,6 +70,10 @@ CHAINS: dict[str, list[ConvShape]] = {
         make_shape((1, 17, 21, 3), 16, (3, 3), (2, 2), (1, 1, 1, 1), planar=True), depthwise((1, 9, 11, 16)),
         pointwise((1, 9, 11, 16), 24), depthwise((1, 9, 11, 24), 5, 2), pointwise((1, 5, 6, 24), 9),
     ],
+    "pools": [
+        make_shape((2, 18, 20, 1), 12, (3, 3), (1, 1), (1, 1, 1, 1)), pool((2, 18, 20, 12), "max", 3, 2),
+        pointwise((2, 9, 10, 12), 20), pool((2, 9, 10, 20), "average", 3, 1),
+    ],
     "one row": [pointwise((1, 1, 30, 8), 16), depthwise((1, 1, 30, 16))],
 }  # fmt: skip
 
@@ -53,6 +82,7 @@ def packed(link: chain_plan.Link, weights: Array) -> Array:
     """``weights`` [O, I/g, KH, KW] as the link reads them."""
     if isinstance(link.plan, DepthwisePlan):
         return depthwise_plan.pack(weights, link.plan)
+    assert isinstance(link.plan, ConvPlan)
     return convolution_plan.pack(weights, link.plan)
 
 
@@ -66,20 +96,22 @@ def add(acc: Any, operands: list[Any]) -> Any:
 def test_results(case: str, level: str, call: Any) -> None:
     shapes, target, rng = CHAINS[case], get(level), np.random.default_rng(3)
     first, last = shapes[0], shapes[-1]
-    out = (last.batch, *last.out_size, last.out_channels)
-    x = rng.standard_normal((first.batch, *first.in_size, first.in_channels), np.float32)
-    weights = [rng.standard_normal((s.out_channels, s.group_in, *s.kernel), np.float32) / 4 for s in shapes]
-    biases = [rng.standard_normal(s.out_channels, np.float32) for s in shapes]
+    out = (last.batch, *last.out_size, chain_plan.channels(last))
+    x = rng.standard_normal((first.batch, *first.in_size, chain_plan.plan(shapes, target).channels), np.float32)
+    convolutions = [s for s in shapes if isinstance(s, ConvShape)]
+    weights = [rng.standard_normal((s.out_channels, s.group_in, *s.kernel), np.float32) / 4 for s in convolutions]
+    biases = [rng.standard_normal(chain_plan.channels(s), np.float32) for s in shapes]
     residual, y = rng.standard_normal(out, np.float32), np.zeros(out, np.float32)
     plan = chain_plan.plan(shapes, target)
     joint = Epilogue((bias(), Operand("float32", dense_strides(*out[1:]))), add)
     kernel = chain.emit("kernel", plan, [*[Epilogue((bias(),), add)] * (len(shapes) - 1), joint], target)
     scratch = np.full(plan.scratch, np.nan, np.float32)
     given = np.ascontiguousarray(x.transpose(0, 3, 1, 2)) if first.x_strides[3] != 1 else x
-    call(kernel, target, [given, *map(packed, plan.links, weights), *biases, residual, y, scratch])
-    wanted = x.astype(np.float64)
-    for shape, w, b in zip(shapes, weights, biases, strict=True):
-        wanted = reference(wanted, w, shape) + b
+    with_weights = [link for link in plan.links if isinstance(link.shape, ConvShape)]
+    call(kernel, target, [given, *map(packed, with_weights, weights), *biases, residual, y, scratch])
+    wanted, rest = x.astype(np.float64), iter(weights)
+    for shape, b in zip(shapes, biases, strict=True):
+        wanted = (reference(wanted, next(rest), shape) if isinstance(shape, ConvShape) else pooled(wanted, shape)) + b
     np.testing.assert_allclose(y, wanted + residual, rtol=1e-4, atol=1e-4)
 
 
@@ -107,6 +139,18 @@ def test_small_images_stay_in_cache_by_themselves() -> None:
 
 def test_large_weights_are_read_once_an_image() -> None:
     shapes = [pointwise((1, 28, 28, 960), 960), depthwise((1, 28, 28, 960))]
+    assert chain_plan.split(shapes, get("x86-64-v4")) == (1, 1)
+
+
+def test_threads_do_not_compute_much_twice() -> None:
+    target = get("x86-64-v4")
+    low = [pointwise((1, 28, 80, 16), 96), depthwise((1, 28, 80, 96))]
+    assert chain_plan.split(low, target) == (1, 1)
+    assert chain_plan.split(low, replace(target, cores=2)) == (2,)
+
+
+def test_narrow_images_have_rows_too_short() -> None:
+    shapes = [pointwise((1, 2000, 4, 16), 64), depthwise((1, 2000, 4, 64))]
     assert chain_plan.split(shapes, get("x86-64-v4")) == (1, 1)
 
 

@@ -12,8 +12,8 @@ from onyxc.backends.cpu import winograd
 from onyxc.backends.cpu.epilogue import Epilogue, Operand, bias
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides
 from onyxc.backends.cpu.vectors import T, constant, lanes_of
-from onyxc.backends.cpu.winograd_choice import OUTPUTS
 from onyxc.backends.cpu.winograd_plan import make, pack
+from onyxc.backends.cpu.winograd_transforms import outputs as possible
 from onyxc.backends.target import get
 
 Array = np.ndarray[Any, Any]
@@ -58,11 +58,15 @@ CASES = {
     "3x5": make_shape((1, 11, 12, 20), 36, (3, 5), pads=(1, 2, 1, 2)),
     "1x3": make_shape((1, 9, 17, 12), 24, (1, 3), pads=(0, 1, 0, 1)),
     "5x1": make_shape((1, 40, 1, 12), 24, (5, 1), pads=(2, 0, 2, 0)),
+    "stride 2": make_shape((2, 15, 18, 20), 36, (3, 3), (2, 2), (1, 1, 1, 1)),
+    "stride 2 down": make_shape((1, 17, 12, 16), 16, (5, 3), (2, 1), (2, 1, 2, 1)),
+    "2x2": make_shape((1, 9, 9, 16), 16, (2, 2), pads=(0, 0, 1, 1)),
+    "4x7": make_shape((1, 12, 10, 16), 16, (4, 7), pads=(1, 3, 2, 3)),
     "one output channel": make_shape((1, 12, 12, 16), 1, (3, 3), pads=(1, 1, 1, 1)),
 }
-SMALLER = {"3x3": ((4, 2), (2, 4), (2, 2)), "odd channels": ((2, 2),), "tiny image": ((2, 4),), "1x3": ((1, 2),)}
+SMALLER = {"3x3": ((4, 2), (2, 4), (2, 2)), "odd channels": ((2, 2),), "tiny image": ((2, 4),), "stride 2": ((2, 2),)}
 RUNS = [
-    *((case, tuple(OUTPUTS[k][0] for k in shape.kernel), "x86-64-v4") for case, shape in CASES.items()),
+    *((case, tuple(map(max, map(possible, shape.kernel, shape.strides))), "x86-64-v4") for case, shape in CASES.items()),
     *((case, outputs, "x86-64-v4") for case, many in SMALLER.items() for outputs in many),
     *((case, (4, 2), level) for case in ("3x3", "odd channels", "groups") for level in ("x86-64-v3", "x86-64-v2")),
 ]
@@ -72,11 +76,13 @@ RUNS = [
 def test_float(case: str, outputs: tuple[int, int], level: str, call: Any) -> None:
     shape = CASES[case]
     y, expected = run(shape, outputs, level, call)
-    assert np.abs(y[..., : shape.out_channels] - expected).max() < 2e-5 * expected.std()
+    assert np.abs(y[..., : shape.out_channels] - expected).max() < 4e-5 * expected.std()
     assert (y[..., shape.out_channels :] == 77).all()
 
 
-@pytest.mark.parametrize(("kernel", "outputs", "bound"), [(3, 2, 1e-5), (3, 4, 4e-5), (5, 2, 4e-5)])
+@pytest.mark.parametrize(
+    ("kernel", "outputs", "bound"), [(3, 2, 1e-5), (3, 4, 4e-5), (5, 2, 4e-5), (5, 4, 1e-4), (7, 2, 1e-4)]
+)
 def test_errors_are_as_stated(kernel: int, outputs: int, bound: float, call: Any) -> None:
     shape = make_shape((1, 12, 12, 512), 16, (kernel, kernel), pads=(kernel // 2,) * 4)
     y, expected = run(shape, (outputs, outputs), "x86-64-v4", call)

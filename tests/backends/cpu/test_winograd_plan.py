@@ -15,6 +15,7 @@ from onyxc.backends.cpu.shapes import ConvShape, dense_strides, planar_strides
 from onyxc.backends.cpu.winograd_choice import cycles, direct_cycles, fits, plan
 from onyxc.backends.cpu.winograd_plan import make, pack
 from onyxc.backends.cpu.winograd_transforms import Matrix, transform
+from onyxc.backends.cpu.winograd_transforms import outputs as possible
 from onyxc.backends.target import get
 
 LEVELS = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "armv7"]
@@ -48,16 +49,31 @@ def test_plans_do_not_import_tvm() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("m", "taps"), [(1, 1), (2, 3), (4, 3), (2, 5), (3, 2)])
-def test_transforms_compute_a_short_convolution(m: int, taps: int) -> None:
-    made = transform(m, taps)
+@pytest.mark.parametrize(
+    ("m", "taps", "stride"),
+    [
+        (1, 1, 1),
+        (2, 3, 1),
+        (4, 3, 1),
+        (2, 5, 1),
+        (4, 5, 1),
+        (2, 7, 1),
+        (4, 2, 1),
+        (4, 3, 2),
+        (2, 3, 2),
+        (4, 5, 2),
+        (2, 7, 3),
+    ],
+)
+def test_transforms_compute_a_short_convolution(m: int, taps: int, stride: int) -> None:
+    made = transform(m, taps, stride)
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal(made.size), rng.standard_normal(taps)
     products = (np.array(made.filter) @ w) * (dense(made.forward, made.size) @ x)
-    np.testing.assert_allclose(dense(made.inverse, made.size) @ products, np.correlate(x, w, "valid"), atol=1e-14)
+    np.testing.assert_allclose(dense(made.inverse, made.size) @ products, np.correlate(x, w, "valid")[::stride], atol=1e-13)
 
 
-@pytest.mark.parametrize(("m", "taps"), [(2, 3), (4, 3), (2, 5)])
+@pytest.mark.parametrize(("m", "taps"), [(2, 3), (4, 3), (2, 5), (4, 5)])
 def test_input_and_output_transforms_are_exact_in_single_precision(m: int, taps: int) -> None:
     made = transform(m, taps)
     entries = np.array([v for stage in (*made.forward, *made.inverse) for row in stage for v in row])
@@ -65,8 +81,13 @@ def test_input_and_output_transforms_are_exact_in_single_precision(m: int, taps:
 
 
 def test_sizes_without_points_are_refused() -> None:
-    with pytest.raises(ValueError, match="8 points"):
-        transform(6, 3)
+    with pytest.raises(ValueError, match="10 points"):
+        transform(8, 3)
+
+
+def test_tiles_are_as_large_as_errors_allow() -> None:
+    assert [possible(taps, 1) for taps in (1, 2, 3, 5, 7, 8)] == [(1,), (4, 2), (4, 2), (4, 2), (2,), ()]
+    assert [possible(taps, 2) for taps in (1, 2, 3, 5, 7)] == [(), (), (4, 2), (4, 2), (2,)]
 
 
 def test_a_matrix_of_pairs_needs_fewer_additions() -> None:
@@ -131,8 +152,17 @@ def test_large_images_take_large_tiles_and_many_weights_smaller_ones() -> None:
     assert outputs(square(64, 56, 64)) == (4, 4)
     assert outputs(square(256, 14, 256)) == (4, 4)
     assert outputs(square(512, 7, 512)) in [(2, 4), (4, 2), (2, 2)]
-    assert outputs(square(32, 28, 96, 5)) == (2, 2)
+    assert outputs(square(32, 28, 96, 5)) == (4, 4)
     assert outputs(square(16, 32, 16), "aarch64") == (4, 4)
+
+
+def test_strides_are_worth_it_where_images_are_large() -> None:
+    def halved(shape: ConvShape) -> ConvShape:
+        size = (shape.in_size[0] // 2, shape.in_size[1] // 2)
+        return replace(shape, strides=(2, 2), out_size=size, y_strides=dense_strides(*size, shape.out_channels)[:3])
+
+    assert outputs(halved(square(128, 56, 128))) is not None
+    assert outputs(halved(square(512, 14, 512))) is None
 
 
 def test_the_direct_sum_is_better_for_few_channels_and_tiny_images() -> None:
@@ -150,9 +180,9 @@ def test_the_model_tells_gains() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"strides": (2, 2), "out_size": (14, 14)},
+        {"kernel": (2, 2), "strides": (2, 2), "out_size": (14, 14), "pads": (0, 0, 0, 0)},
         {"dilations": (2, 2), "pads": (2, 2, 2, 2)},
-        {"kernel": (7, 7), "pads": (3, 3, 3, 3)},
+        {"kernel": (9, 9), "pads": (4, 4, 4, 4)},
         {"kernel": (1, 1), "pads": (0, 0, 0, 0)},
         {"x_dtype": "uint8", "w_dtype": "int8", "acc_dtype": "int32"},
         {"x_strides": planar_strides(64, 28, 28)},

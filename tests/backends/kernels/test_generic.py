@@ -119,9 +119,7 @@ def test_argmax(axis: int, shape: tuple[int, int], run_group: Run) -> None:
     x = tensor(a)
     k = te.reduce_axis((0, shape[axis]), "k")
     best = argmax_combiner()
-    index, value = te.compute(
-        (shape[1 - axis],), lambda i: best((k, x[(i, k) if axis else (k, i)]), axis=k), name="best"
-    )
+    index, value = te.compute((shape[1 - axis],), lambda i: best((k, x[(i, k) if axis else (k, i)]), axis=k), name="best")
     wide = te.compute(index.shape, lambda i: index[i].astype("int64"), name="wide")
     got = run_group([x], [wide, value], [a])
     np.testing.assert_array_equal(got[0], a.argmax(axis))

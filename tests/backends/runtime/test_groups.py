@@ -15,9 +15,7 @@ A, B, C = (np.full(2, n) for n in range(3))
 GROUPS = [Group("x", "sequence", 2), Group("o", "nothing", 0)]
 
 
-@pytest.mark.parametrize(
-    "feeds", [{"x": [A, B], "y": C, "o": None}, {"x": (A, B), "y": C}, {"x.0": A, "x.1": B, "y": C}]
-)
+@pytest.mark.parametrize("feeds", [{"x": [A, B], "y": C, "o": None}, {"x": (A, B), "y": C}, {"x.0": A, "x.1": B, "y": C}])
 def test_feeds_by_tensor(feeds: dict[str, Any]) -> None:
     flat = flattened(GROUPS, feeds)
     assert flat == {"x.0": A, "x.1": B, "y": C}

@@ -380,6 +380,7 @@ def test_inputs(
     (work / "x.npy").write_bytes(data)
     assert word in refused(capsys, work, "run", str(artifact), "--input", option, "-o", "out.npz")
     refused(capsys, work, "bench", str(artifact), "--input", option, "--seconds", "0")
+    refused(capsys, work, "profile", str(artifact), "--input", option, "--runs", "1")
 
 
 @pytest.mark.parametrize(
@@ -402,13 +403,26 @@ def test_broken_artifacts(
     if content is not None:
         (artifact / file).write_bytes(content)
     assert word in refused(capsys, work, "run", str(artifact))
+    refused(capsys, work, "profile", str(artifact), "--runs", "1")
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"version": 99, "levels": {}}', None])
+def test_broken_table_of_steps(
+    capsys: pytest.CaptureFixture[str], work: Path, artifact: Path, content: bytes | None
+) -> None:
+    (artifact / "steps.json").unlink()
+    if content is not None:
+        (artifact / "steps.json").write_bytes(content)
+    assert "steps.json" in refused(capsys, work, "profile", str(artifact), "--runs", "1")
+    assert "steps.json" in refused(capsys, work, "inspect", str(artifact))
 
 
 @pytest.mark.parametrize(
     ("runner", "word"), [("no-such-emulator", "no-such-emulator"), ("false", "exit code 1"), ("'", "not a command")]
 )
 def test_runners(capsys: pytest.CaptureFixture[str], work: Path, artifact: Path, runner: str, word: str) -> None:
-    assert word in refused(capsys, work, "run", str(artifact), "--runner", runner)
+    for command in ("run", "profile"):
+        assert word in refused(capsys, work, command, str(artifact), "--runner", runner)
 
 
 def test_artifact_of_another_model(capsys: pytest.CaptureFixture[str], work: Path, artifact: Path) -> None:
@@ -420,6 +434,7 @@ def test_outputs_that_cannot_be_written(capsys: pytest.CaptureFixture[str], work
     write(work, RELU)
     for arguments in (
         ["run", str(artifact), "-o", "no/out.npz"],
+        ["profile", str(artifact), "--runs", "1", "--json", "no/p.json"],
         ["optimize", "m.onnx", "-o", "no/out.onnx"],
         ["optimize", "m.onnx", "-o", "relu"],
         ["show", "m.onnx", "--svg", "no/m.svg"],

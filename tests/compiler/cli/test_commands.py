@@ -213,9 +213,7 @@ def test_every_tensor(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkey
         return [e, *inner[:2], *(array + 1 for array in inner[2:])]
 
     monkeypatch.setattr(runtime.Model, "run", wrong)
-    assert (
-        "3 of 5 tensors agree with onnxruntime; the first that differs is 'c'" in Result(capsys, *arguments, code=1).out
-    )
+    assert "3 of 5 tensors agree with onnxruntime; the first that differs is 'c'" in Result(capsys, *arguments, code=1).out
 
 
 def test_bench(capsys: pytest.CaptureFixture[str], tmp_path: Path, digits: Path) -> None:
@@ -280,9 +278,10 @@ def test_an_artifact_of_several_levels(
     assert "agree" in Result(capsys, "verify", MODEL, tmp_path / "a").out
     assert "logits" in Result(capsys, "run", tmp_path / "a").out
     monkeypatch.setenv("ONYXC_LEVEL", "x86-64-v9")
-    assert f"ONYXC_LEVEL is x86-64-v9, but the artifact holds {','.join(levels)}" in Result(
-        capsys, "run", tmp_path / "a", code=1
-    ).err
+    assert (
+        f"ONYXC_LEVEL is x86-64-v9, but the artifact holds {','.join(levels)}"
+        in Result(capsys, "run", tmp_path / "a", code=1).err
+    )
 
 
 def test_levels_of_two_architectures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -29,9 +29,7 @@ def model(
     fixed = constants or {}
     names = order or [*inputs, *fixed]
     node = helper.make_node(op, names, [f"y{i}" for i in range(len(outputs))], **attributes)
-    given = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()
-    ]
+    given = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in inputs.items()]
     results = [
         helper.make_tensor_value_info(f"y{i}", helper.np_dtype_to_tensor_dtype(np.dtype(kind)), [None] * rank)
         for i, (kind, rank) in enumerate(outputs)
