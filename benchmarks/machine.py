@@ -13,4 +13,5 @@ def describe(threads: int) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = named[0] if named else platform.machine()
-    return f"{name} ({host().name}, {host_cores()} usable core{'s' * (host_cores() > 1)}), {threads} thread{'s' * (threads > 1)}"
+    cores = f"{host_cores()} usable core{'s' * (host_cores() > 1)}"
+    return f"{name} ({host().name}, {cores}), {threads} thread{'s' * (threads > 1)}"

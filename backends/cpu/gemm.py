@@ -71,7 +71,10 @@ def emit(name: str, plan: GemmPlan, epilogue: Epilogue, target: Target) -> Kerne
             epilogue.views(operands, sizes, plan.operands),
         )
         _emit_panels(state, made)
-    return made.kernel(plan.tasks, shape.work, target)
+    size = f"{prod(shape.batch)} x {shape.m} x {shape.k} x {shape.n}"
+    where = "transposed to scratch" if plan.turned else "copied to scratch" if plan.packed else "read in place"
+    note = f"product {size}: tile {len(plan.panels[0].lanes)} x {plan.tiles[0].width}, right operand {where}"
+    return made.kernel(plan.tasks, shape.work, target, note)
 
 
 def _view_b(plan: GemmPlan, pointer: Expr) -> Expr:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate, product
-from math import ceil
+from math import ceil, prod
 
 from tvm.tirx.script import builder as T
 
@@ -21,40 +21,11 @@ from onyxc.backends.cpu.loops import each_panel, each_tile
 from onyxc.backends.cpu.strassen_plan import StrassenPlan, choose, pack, plan
 from onyxc.backends.cpu.sums import evaluate, share
 from onyxc.backends.cpu.tile import Tile
-from onyxc.backends.cpu.vectors import Expr, constant, dense, function, lanes_of, prefetch, span, strided
+from onyxc.backends.cpu.vectors import Expr, Signature, constant, dense, function, lanes_of, prefetch, span, strided
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
-__all__ = ["StrassenPlan", "choose", "emit_factors", "emit_products", "pack", "plan"]
-
-
-def emit_factors(name: str, plan: StrassenPlan, target: Target) -> Kernel:
-    """The kernel ``name(x, factors, begin, end)``; a task is one row of each block."""
-    shape, algorithm, lanes = plan.shape, plan.algorithm, target.lanes(4)
-    sums = share(algorithm.left)
-    with function(name, [("x", "float32"), ("factors", "float32")]) as made:
-        x = strided(made.pointers[0], "float32", (shape.out_size[1], shape.in_channels), shape.x_strides[2:])
-        factors = dense(made.pointers[1], "float32", plan.factors)
-        for first, stop, blocks in _parts(plan):
-            low, high = T.max(made.begin, first), T.min(made.end, stop)
-            with T.serial(low, high) as row, T.serial(0, plan.depth // lanes) as number:
-                terms = [
-                    T.bind(x[row + i * plan.rows, span(number * lanes + j * plan.depth, lanes)])
-                    if i < blocks
-                    else constant(0, "float32", lanes)
-                    for i, j in product(range(algorithm.m), range(algorithm.k))
-                ]
-                for index, value in enumerate(evaluate(sums, terms, T.bind)):
-                    T.buffer_store(factors, value, [index, row, span(number * lanes, lanes)])
-    work = algorithm.products * plan.rows * plan.depth
-    return made.kernel(plan.rows, work, target, f"left factors, {algorithm.name}")
-
-
-def _parts(plan: StrassenPlan) -> list[tuple[int, int, int]]:
-    """(first row, last row excluded, blocks of A that have them) of a block."""
-    m = plan.algorithm.m
-    parts = [(0, plan.last, m), (plan.last, plan.rows, m - 1)]
-    return [p for p in parts if p[0] < p[1]]
+__all__ = ["StrassenPlan", "choose", "emit", "pack", "plan"]
 
 
 @dataclass
@@ -63,6 +34,7 @@ class _Kernel:
 
     plan: StrassenPlan
     epilogue: Epilogue
+    x: Expr
     factors: Expr
     weights: Expr  # flat
     products: Expr  # flat
@@ -80,45 +52,78 @@ class _Rows:
     stop: Expr
 
 
+def emit(name: str, plan: StrassenPlan, epilogue: Epilogue, target: Target) -> Kernel:
+    """The kernel ``name(x, packed weights, operands..., y, scratch, begin, end)`` of ``plan``."""
+    shape = plan.shape
+    sizes = (1, 1, shape.out_size[1], shape.out_channels)
+    parameters = [("x", "float32"), ("w", "float32"), *epilogue.parameters()]
+    parameters += [("y", epilogue.y_dtype), ("scratch", "float32")]
+    with function(name, parameters) as made:
+        x, weights, *operands, y, scratch = made.pointers
+        state = _Kernel(
+            plan,
+            epilogue,
+            strided(x, "float32", (shape.out_size[1], shape.in_channels), shape.x_strides[2:]),
+            dense(scratch, "float32", plan.factors),
+            dense(weights, "float32", (plan.packed_size,)),
+            strided(scratch, "float32", (plan.products_size,), (1,), prod(plan.factors)),
+            strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
+            epilogue.views(operands, sizes, plan.operands),
+        )
+        # each thread makes the left factors for itself: what another core has written comes at a price
+        with T.If(made.begin < made.end), T.Then():
+            _emit_factors(state, target.lanes(4))
+        _emit_panels(state, made)
+    tile = f"{len(plan.panels[0].lanes)} x {plan.tiles[0].width}"
+    size = f"{shape.out_size[1]} x {shape.in_channels} x {shape.out_channels}"
+    return made.kernel(plan.tasks, shape.work, target, f"product {size}, {plan.algorithm.name}: tile {tile}")
+
+
+def _emit_factors(state: _Kernel, lanes: int) -> None:
+    """The left factors of all rows."""
+    plan, algorithm = state.plan, state.plan.algorithm
+    sums = share(algorithm.left)
+    for first, stop, blocks in _parts(plan):
+        with T.serial(first, stop) as row, T.serial(0, plan.depth // lanes) as number:
+            terms = [
+                T.bind(state.x[row + i * plan.rows, span(number * lanes + j * plan.depth, lanes)])
+                if i < blocks
+                else constant(0, "float32", lanes)
+                for i, j in product(range(algorithm.m), range(algorithm.k))
+            ]
+            for index, value in enumerate(evaluate(sums, terms, T.bind)):
+                T.buffer_store(state.factors, value, [index, row, span(number * lanes, lanes)])
+
+
+def _emit_panels(state: _Kernel, made: Signature) -> None:
+    """All tasks: panel by panel, parts of the rows inside."""
+    plan = state.plan
+    counts = [panel.count for panel in plan.panels]
+    steps = [plan.algorithm.products * plan.depth * panel.width for panel in plan.panels]
+    bases = list(accumulate((c * s for c, s in zip(counts, steps, strict=True)), initial=0))
+    for kind, number, start, stop in each_panel(made, counts, plan.parts):
+        panel = plan.panels[kind]
+        weight = T.bind(bases[kind] + number * steps[kind])
+        column = T.bind(panel.start + number * panel.channels)
+        with T.serial(start, stop) as part:
+            first, last = (T.bind(T.truncdiv((part + i) * plan.count, plan.parts)) for i in (0, 1))
+            rows = _Rows(first, last, *(T.bind(_first_row(plan, tile)) for tile in (first, last)))
+            with T.serial(0, plan.algorithm.products) as index:
+                _emit_product(state, panel, rows, index, T.bind(weight + index * (plan.depth * panel.width)))
+            _emit_result(state, panel, rows, column)
+
+
+def _parts(plan: StrassenPlan) -> list[tuple[int, int, int]]:
+    """(first row, last row excluded, blocks of A that have them) of a block."""
+    m = plan.algorithm.m
+    parts = [(0, plan.last, m), (plan.last, plan.rows, m - 1)]
+    return [p for p in parts if p[0] < p[1]]
+
+
 def _first_row(plan: StrassenPlan, tile: Expr) -> Expr:
     """The first row of tile number ``tile``: wider tiles come first."""
     wide, narrow = plan.tiles[0], plan.tiles[-1]
     return tile * wide.width - T.max(tile - wide.count, 0) * (wide.width - narrow.width)
-
-
-def emit_products(name: str, plan: StrassenPlan, epilogue: Epilogue, target: Target) -> Kernel:
-    """The kernel ``name(factors, packed weights, operands..., y, scratch, begin, end)``."""
-    shape = plan.shape
-    sizes = (1, 1, shape.out_size[1], shape.out_channels)
-    parameters = [("factors", "float32"), ("w", "float32"), *epilogue.parameters()]
-    parameters += [("y", epilogue.y_dtype), ("products", "float32")]
-    with function(name, parameters) as made:
-        factors, weights, *operands, y, products = made.pointers
-        state = _Kernel(
-            plan,
-            epilogue,
-            dense(factors, "float32", plan.factors),
-            dense(weights, "float32", (plan.packed_size,)),
-            dense(products, "float32", (plan.scratch_size,)),
-            strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
-            epilogue.views(operands, sizes, plan.operands),
-        )
-        counts = [panel.count for panel in plan.panels]
-        steps = [plan.algorithm.products * plan.depth * panel.width for panel in plan.panels]
-        bases = list(accumulate((c * s for c, s in zip(counts, steps, strict=True)), initial=0))
-        for kind, number, start, stop in each_panel(made, counts, plan.parts):
-            panel = plan.panels[kind]
-            weight = T.bind(bases[kind] + number * steps[kind])
-            column = T.bind(panel.start + number * panel.channels)
-            with T.serial(start, stop) as part:
-                first, last = (T.bind(T.truncdiv((part + i) * plan.count, plan.parts)) for i in (0, 1))
-                rows = _Rows(first, last, *(T.bind(_first_row(plan, tile)) for tile in (first, last)))
-                with T.serial(0, plan.algorithm.products) as index:
-                    _emit_product(state, panel, rows, index, T.bind(weight + index * (plan.depth * panel.width)))
-                _emit_result(state, panel, rows, column)
-    tile = f"{len(plan.panels[0].lanes)} x {plan.tiles[0].width}"
-    size = f"{shape.out_size[1]} x {shape.in_channels} x {shape.out_channels}"
-    return made.kernel(plan.tasks, shape.work, target, f"product {size}, {plan.algorithm.name}: tile {tile}")
 
 
 def _emit_product(state: _Kernel, panel: Panel, rows: _Rows, index: Expr, weight: Expr) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,11 @@ class StrassenPlan:
 
     @property
     def scratch_size(self) -> int:
+        """Elements of the left factors and of the products behind them."""
+        return prod(self.factors) + self.products_size
+
+    @property
+    def products_size(self) -> int:
         """Elements of the products of one panel with one part of the rows."""
         return self.algorithm.products * self.most_rows * max(p.width for p in self.panels)
 

@@ -8,7 +8,7 @@ from onyxc.backends.cpu import strassen
 from onyxc.backends.cpu.match.convolution import conv_shape, product_shape
 from onyxc.backends.cpu.match.group import AnchoredGroup
 from onyxc.backends.cpu.shapes import ConvShape
-from onyxc.backends.recipe import Output, Piece, Recipe, Scratch, Temporary
+from onyxc.backends.recipe import Output, Piece, Recipe, Scratch
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.graph import Array
 
@@ -32,9 +32,7 @@ def _recipe(
         return None
     strides = [group.spread(v) for v in operands]
     plan = strassen.plan(shape, algorithm, target, tuple(strides))
-    factors = Temporary("float32", plan.factors)
-    sums = Piece(strassen.emit_factors(f"{name}_factors", plan, target), (group.role(group.input(0)), factors), 1)
     weights = group.packed(group.input(1), lambda w: strassen.pack(layout(w), plan))
-    read = (factors, weights, *(group.role(v) for v in operands))
-    kernel = strassen.emit_products(name, plan, group.epilogue(operands, strides), target)
-    return [sums, Piece(kernel, (*read, Output(0), Scratch("float32", (plan.scratch_size,))), len(read))]
+    read = (group.role(group.input(0)), weights, *(group.role(v) for v in operands))
+    kernel = strassen.emit(name, plan, group.epilogue(operands, strides), target)
+    return [Piece(kernel, (*read, Output(0), Scratch("float32", (plan.scratch_size,))), len(read))]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from artifact_tools import chain, object_code, vector
+from artifact_tools import chain, have, object_code, vector
 
 from onyxc.backends import runtime
 from onyxc.backends.artifact import manifest
@@ -119,3 +119,12 @@ int main(void) {
     subprocess.run(command, cwd=tmp_path, check=True)
     done = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True)
     assert done.stdout == "good+1\n"
+
+
+@pytest.mark.skipif(not have("qemu-x86_64"), reason="qemu-x86_64 is not installed (apt-get install qemu-user)")
+@pytest.mark.parametrize(("processor", "steps"), [("Nehalem", 2), ("Haswell", 3)])
+def test_other_processors_take_theirs(tmp_path: Path, processor: str, steps: int) -> None:
+    levels = [("x86-64-v4", 4), ("x86-64-v3", 3), ("x86-64-v2", 2)]
+    write([Level(get(name), chain(steps=count), [object_code()]) for name, count in levels], tmp_path / "m")
+    (found,) = runtime.run_with(tmp_path / "m", {"x": vector()}, f"qemu-x86_64 -cpu {processor}")
+    np.testing.assert_array_equal(found, result(steps))

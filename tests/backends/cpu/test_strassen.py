@@ -45,12 +45,10 @@ def run(call: Any, shape: ConvShape, algorithm: Algorithm, target: Target, array
     plan = strassen.plan(shape, algorithm, target, strides)
     operands = (Operand("float32", strides[0]), Operand("float32", strides[1]))
     epilogue = Epilogue(operands, lambda acc, ops: acc + ops[0] + ops[1])
-    factors = np.full(plan.factors, np.nan, np.float32)
-    call(strassen.emit_factors("factors", plan, target), target, [x, factors])
     y, scratch = np.full((rows, columns), np.nan, np.float32), np.full(plan.scratch_size, np.nan, np.float32)
-    kernel = strassen.emit_products("products", plan, epilogue, target)
+    kernel = strassen.emit("products", plan, epilogue, target)
     assert algorithm.name in kernel.note
-    call(kernel, target, [factors, strassen.pack(w, plan), bias, residual, y, scratch])
+    call(kernel, target, [x, strassen.pack(w, plan), bias, residual, y, scratch])
     return y
 
 

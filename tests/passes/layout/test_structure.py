@@ -60,9 +60,7 @@ def lowered(model: onnx.ModelProto) -> Graph:
     before, graph = load(model), load(model)
     PassManager(parse_many(STEPS)).run(graph)
     inputs = graph_inputs(before)
-    for wanted, got in zip(
-        run_reference(to_model(before), inputs), run_reference(to_model(graph), inputs), strict=True
-    ):
+    for wanted, got in zip(run_reference(to_model(before), inputs), run_reference(to_model(graph), inputs), strict=True):
         assert relative_error(wanted, got) <= 1e-5
     return graph
 
