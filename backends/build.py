@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from onyxc.backends.target import Target
 from onyxc.compiler import worker
 from onyxc.compiler.ir.graph import Graph
 
-BATCH = 8  # kernels in one LLVM module: fewer make the linker work, more leave a core idle
+BATCH = 4  # kernels in one LLVM module: fewer make the linker work, more leave a core idle
 
 
 def keep() -> frozenset[str]:
@@ -57,33 +58,59 @@ def build(
 
 
 def _level(graph: Graph, target: Target, name: str, jobs: int, report: worker.Report) -> Level:
-    """The program of one CPU target with its machine code, checked."""
+    """The program of one CPU target with its machine code, checked; LLVM begins while the others are still lowered."""
     report(f"lowering for {target.name}", 0, 1)
-    compiler = Compiler(target, name)
-    program = compiler.program(graph)
-    kernels = program.kernels()
-    report(f"generating code for {len(kernels)} kernels", 0, 1)
-    batches = _batches(kernels)
-    made = worker.map_forked(lambda batch: _generate(batch, target), batches, jobs)
-    objects = dict(zip(map(_names, batches), (data for data, _ in made), strict=True))
+    with worker.Background[list[Kernel]](lambda batch: _generate(batch, target), jobs) as side:
+        batches = _Batches(side.add)
+        compiler = Compiler(target, name, made=lambda recipe: batches.take([piece.kernel for piece in recipe]))
+        program = compiler.program(graph)
+        kernels = program.kernels()
+        report(f"generating code for {len(kernels)} kernels", 0, 1)
+        batches.take(kernels)
+        batches.flush()
+        made = side.finish()
+    objects = dict(zip(map(_names, batches.begun), (data for data, _ in made), strict=True))
     found = {kernel: sums for _, measured in made for kernel, sums in measured.items() if sums.moves}
     notes: list[str] = []
     if found:
         report(f"planning {len(found)} kernels again that touch the stack", 0, 1)
         notes, changed = replan.replan(compiler, found, jobs)
         program = compiler.program(graph)
-        batches = _batches(program.kernels())
-        stale = [b for b in batches if _names(b) not in objects or any(k.name in changed for k in b)]
+        now = {k.name: k for k in program.kernels()}
+        parts = [[now.pop(name) for name in _names(batch) if name in now] for batch in batches.begun]
+        parts = [part for part in (*parts, list(now.values())) if part]
+        stale = [b for b in parts if _names(b) not in objects or any(k.name in changed for k in b)]
         fresh = worker.map_forked(lambda batch: compile_objects(batch, target), stale, jobs)
         objects |= dict(zip(map(_names, stale), fresh, strict=True))
-    return Level(target, program, [data for batch in batches for data in objects[_names(batch)]], notes)
+        objects = {_names(part): objects[_names(part)] for part in parts}
+    return Level(target, program, [data for made in objects.values() for data in made], notes)
 
 
-def _batches(kernels: list[Kernel]) -> list[list[Kernel]]:
-    return [kernels[i : i + BATCH] for i in range(0, len(kernels), BATCH)]
+@dataclass
+class _Batches:
+    """Kernels in the order in which they come, each once; every `BATCH` of them go to ``begin``."""
+
+    begin: Callable[[list[Kernel]], None]
+    begun: list[list[Kernel]] = field(default_factory=list)
+    waiting: list[Kernel] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+
+    def take(self, kernels: Sequence[Kernel]) -> None:
+        for kernel in kernels:
+            if kernel.name not in self.known:
+                self.known.add(kernel.name)
+                self.waiting.append(kernel)
+                if len(self.waiting) == BATCH:
+                    self.flush()
+
+    def flush(self) -> None:
+        if self.waiting:
+            self.begun.append(self.waiting)
+            self.begin(self.waiting)
+            self.waiting = []
 
 
-def _names(kernels: list[Kernel]) -> tuple[str, ...]:
+def _names(kernels: Sequence[Kernel]) -> tuple[str, ...]:
     return tuple(k.name for k in kernels)
 
 

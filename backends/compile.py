@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,6 +64,7 @@ class Compiler:
     counts: dict[Value, Buffer] = field(default_factory=dict)
     kernels: dict[Any, Kernel] = field(default_factory=dict)  # of control flow
     symbols: set[str] = field(default_factory=set)
+    made: Callable[[Recipe], None] = lambda recipe: None  # called with each new recipe
     places: dict[Value, places.Place] = field(default_factory=dict)
 
     def program(self, graph: Graph) -> Program:
@@ -152,6 +153,7 @@ class Compiler:
             except Exception as error:  # a fault of ours or of TVM: say where
                 _check_static(node)
                 raise RuntimeError(f"{node.label()}: {type(error).__name__}: {error}") from error
+            self.made(self.recipes[key])
         bounds = dynamic.bound(node) if dynamic.dynamic(node) else [None] * len(node.outputs)
         for value, shape in zip(node.outputs, bounds, strict=True):
             self.buffers[value] = self.write(value, shape)

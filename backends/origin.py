@@ -36,4 +36,4 @@ def _shape(body: Graph) -> str:
 
 
 def _sizes(value: Value) -> str:
-    return "x".join(map(str, value.dims)) or "1"
+    return "x".join(map(str, value.tensor.shape or ())) or "1"

@@ -16,7 +16,7 @@ import onnx
 
 from onyxc.compiler.errors import ModelError, OnyxcError, PassError
 from onyxc.compiler.ir.graph import Graph
-from onyxc.compiler.ir.statistics import Statistics, measure
+from onyxc.compiler.ir.statistics import Statistics, Zeros, measure
 from onyxc.compiler.ir.verify import verify
 from onyxc.compiler.loader import load, to_model
 
@@ -109,7 +109,8 @@ class PassManager:
     def run(self, graph: Graph) -> list[Record]:
         """Run all passes on ``graph``, in place."""
         self.records = []
-        before = measure(graph)
+        counter = Zeros()
+        before = measure(graph, counter)
         for step in self.passes:
             start = time.perf_counter()
             try:
@@ -119,7 +120,7 @@ class PassManager:
                 raise ModelError(f"{error} (found by pass {step.label()})") from error
             except OnyxcError as error:
                 raise PassError(f"pass {step.label()}: {error}{self._history()}") from error
-            after = measure(graph)
+            after = measure(graph, counter)
             self.records.append(Record(step.label(), time.perf_counter() - start, dict(result.counts), before, after))
             before = after
             for observer in self.observers:

@@ -5,13 +5,17 @@ The child inherits everything by fork, sends pickled progress and one result thr
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
+import select
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
-from typing import Any, BinaryIO, TypeVar
+from functools import partial
+from typing import Any, BinaryIO, Generic, Self, TypeVar
 
 from onyxc.compiler.errors import BuildError, OnyxcError
 
@@ -71,6 +75,7 @@ def run(work: Callable[[Report], T], report: Report = quiet) -> T:
 
 def _child(work: Callable[[Report], Any], writer: int) -> None:
     code = 1
+    gc.freeze()  # what is inherited stays: to search it for garbage would copy its pages
     try:
         with os.fdopen(writer, "wb") as pipe:
 
@@ -102,29 +107,89 @@ def _receive(pipe: BinaryIO) -> tuple[str, Any] | None:
 
 
 def map_forked(work: Callable[[T], Any], items: list[T], jobs: int) -> list[Any]:
-    """``work`` over ``items`` in up to ``jobs`` forked children, round robin; results in order."""
+    """``work`` over ``items`` in up to ``jobs`` forked children at a time; results in order."""
     if jobs <= 1 or len(items) <= 1:
         return [work(item) for item in items]
-    pending = [(i, *_start(work, items[i::jobs])) for i in range(jobs) if items[i::jobs]]
-    results: list[Any] = [None] * len(items)
-    for first, pid, reader in pending:
-        with os.fdopen(reader, "rb") as pipe:
-            message = _receive(pipe)
-        os.waitpid(pid, 0)
-        if message is None:
-            raise BuildError("a code generating process died; please report the model")
-        kind, payload = message
-        if kind != "result":
-            raise payload if kind == "error" else InternalError(payload)
-        results[first::jobs] = payload
-    return results
+    with Background(work, jobs) as side:
+        for item in items:
+            side.add(item)
+        return side.finish()
 
 
-def _start(work: Callable[[T], Any], items: list[T]) -> tuple[int, int]:
+class Background(Generic[T]):
+    """``work`` on one item after the other in forked children, beside the caller; a context that leaves none behind.
+
+    Children see the caller's memory as it was when theirs began. ``jobs`` cores: one is the caller's until `finish`.
+    """
+
+    def __init__(self, work: Callable[[T], Any], jobs: int) -> None:
+        self._work, self._jobs = work, jobs
+        self._items: list[T] = []
+        self._running: dict[int, tuple[int, int, BinaryIO]] = {}  # by a pipe that ends: item, process, file of the result
+        self._results: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pipe, (_index, pid, file) in self._running.items():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(pipe)
+            file.close()
+
+    def add(self, item: T) -> None:
+        """Work on ``item`` as soon as a core is free."""
+        self._items.append(item)
+        self._collect(0)
+        self._begin(max(self._jobs - 1, 1))
+
+    def finish(self) -> list[Any]:
+        """The results of all items, in order.
+
+        Raises:
+            OnyxcError: as a child raised it.
+            BuildError: a child was killed by a signal.
+            InternalError: any other exception of a child.
+        """
+        self._begin(self._jobs)
+        while self._running:
+            self._collect(None)
+            self._begin(self._jobs)
+        return [self._results[index] for index in range(len(self._items))]
+
+    def _begin(self, most: int) -> None:
+        begun = len(self._results) + len(self._running)
+        for index in range(begun, min(len(self._items), begun + most - len(self._running))):
+            # a pipe would hold a large result up until it is read
+            file = tempfile.TemporaryFile()  # noqa: SIM115
+            pid, pipe = _start(partial(self._work, self._items[index]), file)
+            self._running[pipe] = index, pid, file
+
+    def _collect(self, seconds: float | None) -> None:
+        """Take the results of children that have ended, for the first of which it waits so long (None: any time)."""
+        for pipe in select.select(list(self._running), [], [], seconds)[0] if self._running else ():
+            index, pid, file = self._running.pop(pipe)
+            os.close(pipe)
+            os.waitpid(pid, 0)
+            with file:
+                file.seek(0)
+                message = _receive(file)
+            if message is None:
+                raise BuildError("a code generating process died; please report the model")
+            kind, payload = message
+            if kind != "result":
+                raise payload if kind == "error" else InternalError(payload)
+            self._results[index] = payload
+
+
+def _start(work: Callable[[], Any], file: BinaryIO) -> tuple[int, int]:
+    """A child whose result goes to ``file``: its process, and a pipe that ends when it does."""
     reader, writer = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
     pid = os.fork()
     if pid == 0:
-        os.close(reader)
-        _child(lambda report: [work(item) for item in items], writer)
+        _child(lambda report: work(), os.dup(file.fileno()))
     os.close(writer)
     return pid, reader

@@ -24,7 +24,7 @@ from onyxc.backends.cpu.depthwise_plan import DepthwisePlan
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import turns
 from onyxc.backends.cpu.pooling_plan import PoolPlan
-from onyxc.backends.cpu.vectors import Expr, Signature, dense, function, strided
+from onyxc.backends.cpu.vectors import Expr, Signature, dense, function, hold, strided
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
@@ -126,8 +126,8 @@ def _emit_row(stages: Sequence[_Stage], image: Expr, row: Expr) -> None:
         shape, reach = stage.link.shape, stage.link.reach
         height, top = shape.in_size[0], row * shape.strides[0] - shape.pads[0]
         old = T.max(T.min(top - shape.strides[0] + reach, height), 0)
-        start = T.bind(tirx.Select(row == stage.first, before[-1].first, old))
-        with T.serial(start, T.bind(T.max(T.min(top + reach, height), 0))) as needed:
+        start = hold(tirx.Select(row == stage.first, before[-1].first, old))
+        with T.serial(start, hold(T.max(T.min(top + reach, height), 0))) as needed:
             _emit_row(before, image, needed)
     into = row if stage.ring is None else stage.ring.place(row)
     state = stage.state

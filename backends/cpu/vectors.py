@@ -86,9 +86,7 @@ def across(value: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
     """All lanes combined into one element, halves first."""
     while (lanes := lanes_of(value)) > 1:
         held, half = T.bind(value), range(lanes // 2)
-        low, high = (
-            tirx.Shuffle([held], [tirx.const(i + start, "int32") for i in half]) for start in (0, lanes // 2)
-        )
+        low, high = (tirx.Shuffle([held], [tirx.const(i + start, "int32") for i in half]) for start in (0, lanes // 2))
         value = combine(low, high)
     return value
 
@@ -96,7 +94,8 @@ def across(value: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
 def hold(value: Expr) -> Expr:
     """``value`` computed once: it waits in local memory, of which LLVM makes a register (TVM undoes let variables)."""
     lanes = lanes_of(value)
-    buffer = T.alloc_buffer((lanes,), str(value.ty.dtype).partition("x")[0], scope="local")
+    # TVM's default layout of a buffer takes as long as all else here
+    buffer = T.alloc_buffer((lanes,), str(value.ty.dtype).partition("x")[0], scope="local", layout=None)
     T.buffer_store(buffer, value, [span(0, lanes)])
     return buffer[span(0, lanes)]
 

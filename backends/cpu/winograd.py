@@ -17,10 +17,12 @@ infinity in the input makes the results of its tile NaN.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, groupby
 from math import ceil
+from typing import Any
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
@@ -141,23 +143,28 @@ def _each_panel(plan: WinogradPlan, low: Expr, high: Expr) -> Iterator[_Outputs]
         first, base = first + count, base + count * size
 
 
-def _each_tile(plan: WinogradPlan, strip: _Strip) -> Iterator[tuple[_Place, Columns]]:
-    """A loop over the tiles of a strip, inside the case of each kind of tile column."""
+def _each_tile(plan: WinogradPlan, strip: _Strip, kind: Callable[[Columns], Any]) -> Iterator[tuple[_Place, Columns]]:
+    """A loop over the tiles of a strip, inside the case of each ``kind`` of tile column, of which columns comes one."""
     rows, columns = plan.grid
     with T.serial(0, strip.count) as number:
         line = T.bind(T.truncdiv(strip.first + number, columns))
         column = T.bind(strip.first + number - line * columns)
         image = T.bind(T.truncdiv(line, rows)) if plan.shape.batch > 1 else 0
         place = _Place(image, T.bind(line - image * rows), column, number)
-        for run in plan.columns:
-            with T.If(tirx.all(column >= run.start, column < run.start + run.count)), T.Then():
-                yield place, run
+        for _, group in groupby(plan.columns, key=kind):
+            runs = list(group)
+            start, stop = runs[0].start, runs[-1].start + runs[-1].count
+            with ExitStack() as case:
+                if stop - start < columns:
+                    case.enter_context(T.If(tirx.all(column >= start, column < stop)))
+                    case.enter_context(T.Then())
+                yield place, runs[0]
 
 
 def _emit_forward(state: _Kernel, strip: _Strip) -> None:
     """Transform the inputs of a strip, all channels."""
     plan, lanes = state.plan, state.plan.lanes
-    for place, run in _each_tile(plan, strip):
+    for place, run in _each_tile(plan, strip, lambda run: run.inputs):
         with T.serial(0, plan.row // lanes) as vector:
             _emit_forward_tile(state, place, run, T.bind(vector * lanes))
 
@@ -278,7 +285,7 @@ def _emit_inverse(state: _Kernel, strip: _Strip, outputs: _Outputs) -> None:
     plan, panel = state.plan, outputs.panel
     full = sum(lanes == plan.lanes and (i + 1) * plan.lanes <= panel.channels for i, lanes in enumerate(panel.lanes))
     starts = list(accumulate(panel.lanes, initial=0))
-    for place, run in _each_tile(plan, strip):
+    for place, run in _each_tile(plan, strip, lambda run: run.outputs):
         if full:
             with T.serial(0, full) as block:
                 _emit_inverse_tile(state, place, run, outputs, T.bind(block * plan.lanes), plan.lanes, plan.lanes)

@@ -22,7 +22,7 @@ _CONFIG = {
 }
 
 register_intrin_lowering(
-    "tirx.fma", target="cuda", f=lambda call: tirx.call_pure_extern(call.ty.dtype, "fmaf", *call.args), level=120
+    "tirx.fma", target="cuda", f=lambda call: tirx.call_pure_extern(call.ty.dtype, "fmaf", *call.args[:3]), level=120
 )
 
 

@@ -61,7 +61,7 @@ def plain(func: Any, target: Target) -> Any:
     mathematics.register()
     name = str(func.attrs["global_symbol"]) if func.attrs and "global_symbol" in func.attrs else "kernel"
     func = func.with_attrs(attributes(name, target))
-    with lets.instructions(target.features):
+    with lets.instructions(target.arch, target.features):
         return _passes()(tvm.IRModule({name: func}))[name]
 
 

@@ -19,16 +19,26 @@ from onyxc.backends.kernels.expression import Expr, dtype_of
 SHIFT = 12582912.0  # 1.5 * 2^23: added, it leaves the nearest integer in the low bits
 
 _scalef: ContextVar[bool] = ContextVar("scalef", default=False)
+_fuses: ContextVar[bool] = ContextVar("fuses", default=True)
 
 
 @contextmanager
-def instructions(features: Sequence[str]) -> Iterator[None]:
-    """Expressions made in here may use what a processor with these features can do: AVX-512 scales by 2^n."""
-    token = _scalef.set("avx512" in features)
+def instructions(arch: str, features: Sequence[str]) -> Iterator[None]:
+    """Expressions made in here may use what a processor with these features can do.
+
+    AVX-512 scales by 2^n; a multiply-add that rounds once is a feature of x86, and ARM has it always.
+    """
+    scales, fused = _scalef.set("avx512" in features), _fuses.set(arch != "x86_64" or "fma" in features)
     try:
         yield
     finally:
-        _scalef.reset(token)
+        _scalef.reset(scales)
+        _fuses.reset(fused)
+
+
+def fuses() -> bool:
+    """Whether the processor has a multiply-add that rounds once."""
+    return _fuses.get()
 
 
 class Lets:

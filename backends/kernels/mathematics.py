@@ -16,8 +16,8 @@ from tvm.tirx import expr as nodes
 from tvm.tirx import register_intrin_lowering
 
 from onyxc.backends.kernels import polynomials, wide
-from onyxc.backends.kernels.expression import Expr, dtype_of, guard, is_call, operator
-from onyxc.backends.kernels.lets import Lets
+from onyxc.backends.kernels.expression import Expr, dtype_of, guard, operator
+from onyxc.backends.kernels.lets import Lets, fuses
 
 LEVEL = 120  # above TVM's own rules
 
@@ -127,20 +127,32 @@ def _inline(intrinsic: str) -> Callable[[Any], Expr]:
     return lambda call: tirx.call_llvm_pure_intrin(dtype_of(call), intrinsic, *call.args)
 
 
-def once(x: Expr) -> Expr:
-    """``x``, marked as the addend of a fused multiply-add that must round once (`_fma`)."""
-    return tirx.call_intrin(dtype_of(x), "tirx.reinterpret", x)
+def fused(a: Expr, b: Expr, c: Expr, exact: bool = False) -> Expr:
+    """a * b + c in float32, rounded once on every processor. ``exact``: the sum needs no rounding in float64.
+
+    A fourth argument tells it from the sums with a product that TVM writes as `tirx.fma` itself.
+    """
+    return tirx.call_intrin(dtype_of(a), "tirx.fma", a, b, c, tirx.const(int(exact), "int32"))
 
 
 def _fma(call: Any) -> Expr:
-    """a * b + c: one instruction where the processor has it.
+    """a * b + c: one instruction where the processor has it; without it only what `fused` made rounds once.
 
-    TVM writes every sum with a product this way; only where the addend is marked by `once` must it round once, which
-    a processor without the instruction leaves to libm.
+    In float64 every product of two float32 is exact; a sum that is not could be rounded twice, so libm computes it.
     """
-    addend = call.args[2]
-    marked = is_call(addend, "tirx.reinterpret") and dtype_of(addend.args[0]) == dtype_of(call)
-    return tirx.call_llvm_pure_intrin(dtype_of(call), "llvm.fma" if marked else "llvm.fmuladd", *call.args)
+    if len(call.args) == 3:
+        return tirx.call_llvm_pure_intrin(dtype_of(call), "llvm.fmuladd", *call.args)
+    *numbers, exact = call.args
+    if fuses() or not _is_true(exact):
+        return tirx.call_llvm_pure_intrin(dtype_of(call), "llvm.fma", *numbers)
+    m = Lets(call)
+    a, b, c = (m.cast(x, "float64") for x in numbers)
+    return m.cast(a * b + c, "float32")
+
+
+def _is_true(flag: Expr) -> bool:
+    """Whether a constant is not 0, in one lane or in all."""
+    return bool((flag.value if isinstance(flag, nodes.Broadcast) else flag).value)
 
 
 def _rsqrt(call: Any) -> Expr:

@@ -1,7 +1,7 @@
 """Our own operators on quantized tensors (compiler/ir/integer.py holds their exact meaning).
 
 The code generator contracts a product with a following addition where the processor can: `exact` keeps it from that,
-and `fma` asks for it, on every processor.
+and `fused` asks for it, on every processor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tvm import te, tirx
 from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.imperative import Imperative
-from onyxc.backends.kernels.mathematics import once
+from onyxc.backends.kernels.mathematics import fused
 from onyxc.backends.lowering.code import Code, kernel
 from onyxc.backends.lowering.pooling import Pool
 from onyxc.backends.lowering.quantization import finished, limits
@@ -63,17 +63,23 @@ def rescale(node: Node, x: Expr) -> Expr:
     return finish(node, real * like(real, float(sx)) / like(real, float(sy)), zy)
 
 
-def fma(x: Expr, factor: float, y: Expr) -> Expr:
-    """x * factor + y, rounded once."""
-    return tirx.call_intrin(str(x.ty.dtype), "tirx.fma", x, like(x, factor), once(y))
-
-
 @elementwise("QAdd", domain=DOMAIN)
 def add(node: Node, a: Expr, b: Expr) -> Expr:
     """The sum of quantized tensors."""
     ra, rb, c = (float(v) for v in add_constants(node))
     left, right = number(a), number(b)
-    return finish(node, fma(left, ra, fma(right, rb, like(right, c))))
+    short = fits(ra, rb, c)
+    inner = fused(right, like(right, rb), like(right, c), short)
+    return finish(node, fused(left, like(left, ra), inner, short))
+
+
+def fits(ra: float, rb: float, c: float) -> bool:
+    """Whether every sum a * ra + b * rb + c of 8-bit numbers is exact in float64, all three being float32.
+
+    It is a multiple of ``unit``, also with a part rounded to float32.
+    """
+    unit = min(float(np.spacing(np.float32(abs(v)))) for v in (ra, rb, c) if v)
+    return 256 * (abs(ra) + abs(rb)) + abs(c) < unit * 2**53
 
 
 @elementwise("QMul", domain=DOMAIN)

@@ -35,7 +35,8 @@ class Model:
         self._closed = False
         self._lock = threading.Lock()
         self._idle.append(self._context())  # what is wrong comes out when loading
-        self._level = self._idle[0].level
+        # a library from before there were several levels has a table without level(), and no levels in its manifest
+        self._level = self._idle[0].level if self.manifest.levels else self.manifest.target
 
     def run(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The outputs for the inputs ``feeds``, in graph order: arrays; lists of arrays for sequences.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import prod
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
-from onyxc.compiler.ir.graph import Graph, Node
+from onyxc.compiler.ir.graph import Array, Graph, Node
 from onyxc.compiler.ir.types import TensorType, is_float
 
 
@@ -30,8 +31,25 @@ class Statistics:
         return asdict(self)
 
 
-def measure(graph: Graph) -> Statistics:
-    """Statistics of a graph and everything inside it."""
+@dataclass
+class Zeros:
+    """Counts the zeros of arrays, which do not change, once each: of large weights it takes as long as a pass."""
+
+    known: dict[int, tuple[ref[Array], int]] = field(default_factory=dict)
+
+    def count(self, array: Array) -> int:
+        """How many elements are zero."""
+        seen = self.known.get(id(array))
+        if seen is not None and seen[0]() is array:  # else the id is that of an array that is gone
+            return seen[1]
+        found = array.size - int(np.count_nonzero(array))
+        self.known[id(array)] = (ref(array), found)
+        return found
+
+
+def measure(graph: Graph, counter: Zeros | None = None) -> Statistics:
+    """Statistics of a graph and everything inside it; ``counter``: kept between measures of the same weights."""
+    counter = counter or Zeros()
     nodes = parameters = zeros = size = flops = 0
     seen: set[int] = set()
     for node in graph.walk():
@@ -45,7 +63,7 @@ def measure(graph: Graph) -> Statistics:
             size += array.nbytes
             if array.dtype != object and (is_float(value.dtype) or array.ndim >= 2):
                 parameters += array.size
-                zeros += array.size - int(np.count_nonzero(array))
+                zeros += counter.count(array)
     return Statistics(nodes, parameters, zeros, size, flops)
 
 

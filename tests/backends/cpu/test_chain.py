@@ -115,6 +115,16 @@ def test_results(case: str, level: str, call: Any) -> None:
     np.testing.assert_allclose(y, wanted + residual, rtol=1e-4, atol=1e-4)
 
 
+def test_row_loops_do_not_grow_with_depth() -> None:
+    """The first row of a loop waits in memory: as an expression of all rows outside, it kept TVM's passes for minutes."""
+    target, shapes = get("x86-64-v3"), [pointwise((1, 40, 9, 8), 8), *[depthwise((1, 40, 9, 8))] * 6]
+    kernel = chain.emit("kernel", chain_plan.plan(shapes, target), [Epilogue()] * len(shapes), target)
+    bounds = [line.strip() for line in str(kernel.func).splitlines() if line.lstrip().startswith("for ")]
+    assert len(bounds) >= len(shapes)
+    assert not any("Select" in bound for bound in bounds)
+    assert max(map(len, bounds)) < 200
+
+
 def large() -> list[ConvShape]:
     """The second block of MobileNetV2."""
     expand, middle = pointwise((1, 112, 112, 16), 96), depthwise((1, 112, 112, 96), stride=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import subprocess
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from tvm import te, tirx
 
 from onyxc.backends.kernels.codegen import compile_objects
 from onyxc.backends.kernels.generic import build_all, key
+from onyxc.backends.kernels.mathematics import fused
 from onyxc.backends.lowering.activations import gelu, softplus, swish
 from onyxc.backends.target import PRESETS, host
 from onyxc.compiler.ir.graph import Node
@@ -103,6 +105,29 @@ def test_float32_without_fused_multiply_add(name: str, for_target: Any, placed: 
     with np.errstate(all="ignore"):
         worst = errors(out, reference(x.astype(np.float64)))
     assert worst.max() <= bound + 0.3, f"{name}({x[worst.argmax()]!r}) = {out[worst.argmax()]!r}"
+
+
+def summands() -> tuple[Array, Array, Array]:
+    """Factors and addends: of any size, of similar size, and products at a tie that a tiny addend decides."""
+    rng = np.random.default_rng(0)
+    a, b, c = rng.integers(0, 2**32, (3, 20_000), np.uint32).view(np.float32)
+    d, e, f = (rng.standard_normal((3, 20_000)) * 2.0 ** rng.integers(-8, 8, (3, 20_000))).astype(np.float32)
+    x, y = (2 * rng.integers(2**11, 2**12, (2, 20_000)) + 1).astype(np.float32)  # 25 or 26 bits, the last of them set
+    z = (rng.choice([-1, 0, 1], 20_000) * 2.0 ** rng.integers(-100, 4, 20_000)).astype(np.float32)
+    return np.concatenate([a, d, x]), np.concatenate([b, e, -y]), np.concatenate([c, f, z])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_fused_rounds_once(level: str, for_target: Any, placed: Any, empty: Any) -> None:
+    arrays = summands()
+    inputs, out = [te.placeholder(a.shape) for a in arrays], empty(arrays[0].shape, "float32")
+    y = te.compute(out.shape, lambda i: fused(*(t[i].asobject() for t in inputs)), name="y")
+    kernel = build_all("k", inputs, [y], PRESETS[level])[0][0].kernel
+    for_target([kernel], PRESETS[level]).call("k", [*map(placed, arrays), out])
+    fmaf = ctypes.CDLL(None).fmaf
+    fmaf.restype, fmaf.argtypes = ctypes.c_float, [ctypes.c_float] * 3
+    expected = np.array([fmaf(*values) for values in zip(*map(np.ndarray.tolist, arrays), strict=True)], np.float32)
+    np.testing.assert_array_equal(out, expected)
 
 
 @pytest.mark.parametrize("name", ["exp", "log", "tanh", "sigmoid", "erf", "sin", "log1p", "asinh", "round", "rsqrt"])
@@ -209,8 +234,8 @@ def test_the_same_bits_at_every_width(name: str, for_target: Any, placed: Any, e
             places = dict(zip((key(t) for t in inputs), (placed(x), placed(y)), strict=True))
             for_target([piece.kernel], target).call("k", [places.get(key(t), out) for t in piece.args])
             results[level, simple] = out
-    for fused in (True, False):  # contraction differs between processors with and without fused multiply-add
-        group = [r for (level, _), r in results.items() if (level != "x86-64-v2") == fused]
+    for contracts in (True, False):  # contraction differs between processors with and without fused multiply-add
+        group = [r for (level, _), r in results.items() if (level != "x86-64-v2") == contracts]
         for other in group[1:]:
             np.testing.assert_array_equal(other.view(np.uint32), group[0].view(np.uint32))
 

@@ -118,9 +118,9 @@ def execute(task: Task, library: ctypes.CDLL) -> list[Array]:
     return [memory[key(t)].view(numpy_dtype(d)) for t, d in zip(task.outputs, task.dtypes, strict=True)]
 
 
-def run_jobs(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
-    """What went wrong with each job; an empty text where nothing did."""
-    target = host()
+def run_jobs(jobs: Sequence[Job], folder: Path, target: Target | None = None) -> dict[str, str]:
+    """What went wrong with each job, compiled for this machine or another target that it runs; empty texts: nothing."""
+    target = target or host()
     tasks = [Task(job[0]) for job in jobs]
     for number, (task, job) in enumerate(zip(tasks, jobs, strict=True)):
         task.attempt(lambda t=task, j=job, n=number: prepare(t, j[1](), j[2], f"k{n}", target))  # type: ignore[misc]
@@ -160,6 +160,6 @@ def conformance(tmp_path: Path) -> Callable[[str], dict[str, str]]:
 
 
 @pytest.fixture
-def compare(tmp_path: Path) -> Callable[[Sequence[Job]], dict[str, str]]:
-    """``compare(jobs)``: what went wrong with each job."""
-    return lambda jobs: run_jobs(jobs, tmp_path)
+def compare(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """``compare(jobs)``, ``compare(jobs, target)``: what went wrong with each job."""
+    return lambda jobs, target=None: run_jobs(jobs, tmp_path, target)

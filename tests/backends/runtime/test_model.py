@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from onyxc.backends.artifact import manifest
 from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.write import write
 from onyxc.backends.program import Buffer, Copy, If, Loop, Program, Step
+from onyxc.backends.runtime import library
 from onyxc.backends.runtime.library import RunError
 from onyxc.backends.target import get
 from onyxc.compiler.errors import InputError, ModelError
@@ -47,6 +49,15 @@ def test_a_chain_of_calls(simple: runtime.Model) -> None:
             simple.run({"x": scale * vector()})[0], scale * vector() + np.float32(3) * np.arange(16, dtype="f4")
         )
     assert [str(s) for s in (*simple.inputs, *simple.outputs)] == ["x: float32[16]", "y: float32[16]"]
+
+
+def test_a_library_from_before_there_were_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path / "m", chain()).close()
+    file = tmp_path / "m" / manifest.FILE
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "levels"}))
+    monkeypatch.delattr(library.Context, "level")  # its table ends before
+    with runtime.load(tmp_path / "m") as model:
+        assert model.level == HOST.name
 
 
 def test_outputs_are_copies(simple: runtime.Model) -> None:
