@@ -41,19 +41,22 @@ def main() -> None:
         driver.compile(model, exact=True, out=folder, name=name)
         found = profile(folder, inputs_of(str(folder), []), threads=options.threads, runs=options.runs)
     peak, inside = found.machine.peak["float32"], shares_inside(load(model))
-    groups: dict[str, list[Row]] = {}
+    layers: dict[str, dict[tuple[str, ...], list[Row]]] = {}  # a layer may have several kernels
     for row in found.rows:
         if row.step.nodes and row.step.nodes[0].startswith("Conv "):
-            groups.setdefault(row.step.shape, []).append(row)
-    speeds = {shape: inside.get(shape, 1) * rows[0].step.flops * len(rows) for shape, rows in groups.items()}
-    seconds = {shape: sum(r.seconds for r in rows) for shape, rows in groups.items()}
+            layers.setdefault(row.step.shape, {}).setdefault(tuple(row.step.nodes), []).append(row)
+    times = {shape: [sum(r.seconds for r in rows) for rows in of.values()] for shape, of in layers.items()}
+    flops = {
+        shape: inside.get(shape, 1) * sum(r.step.flops for rows in of.values() for r in rows)
+        for shape, of in layers.items()
+    }
     table = [
-        (shape, len(rows), f"{median(r.seconds for r in rows) * 1e6:.1f}", *_speed(speeds[shape], seconds[shape], peak))
-        for shape, rows in groups.items()
+        (shape, len(each), f"{median(each) * 1e6:.1f}", *_speed(flops[shape], sum(each), peak))
+        for shape, each in times.items()
     ]
     print(describe(options.threads))
     report.table(("input * weights -> output", "layers", "us", "GFLOP/s", "of peak"), table)
-    reached, share = _speed(sum(speeds.values()), sum(seconds.values()), peak)
+    reached, share = _speed(sum(flops.values()), sum(map(sum, times.values())), peak)
     print(
         f"\nall convolutions of {name}: {reached} GFLOP/s, {share} of the measured peak of {peak / 1e9:.1f} GFLOP/s\n"
         f"(kernels for {found.target}); a run takes {found.wall * 1e3:.2f} ms"
