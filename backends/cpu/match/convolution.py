@@ -39,13 +39,13 @@ def conv_shape(group: AnchoredGroup) -> ConvShape | None:
     pads = ints(node, "pads")
     assert out_n == n
     return ConvShape(
-        batch=n, in_channels=c, out_channels=out_c, group=int(node.attrs["group"]), in_size=(h, width),  # type: ignore[arg-type]
+        batch=n, in_channels=c, out_channels=out_c, group=node.integer("group", 1), in_size=(h, width),
         out_size=(out_h, out_w), kernel=(w.dims[2], w.dims[3]), strides=ints(node, "strides"),  # type: ignore[arg-type]
         dilations=ints(node, "dilations"), pads=pads,  # type: ignore[arg-type]
         x_strides=planar_strides(c, h, width) if planar else four(strides_of(x)),
         y_strides=four(group.y_strides)[:3], x_dtype=x.dtype, w_dtype=w.dtype,
         acc_dtype=node.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=zero[0],
-        shuffle=int(node.attrs.get("shuffle", 0)),  # type: ignore[arg-type]
+        shuffle=node.integer("shuffle"),
     )  # fmt: skip
 
 
