@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,16 +9,15 @@ from typing import Any
 import numpy as np
 
 from onyxc.backends import control, kinds, origin, places
-from onyxc.backends.artifact.manifest import Group
+from onyxc.backends.bodies import as_body, check_static, digest, text_of
+from onyxc.backends.interface import Group
 from onyxc.backends.lowering import dynamic
 from onyxc.backends.program import Buffer, Call, Copy, Kernel, Program, Step
 from onyxc.backends.recipe import Argument, Constant, Count, Input, Output, Packed, Recipe, Scratch, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.errors import OnyxcError, UnsupportedError
 from onyxc.compiler.ir import facts
-from onyxc.compiler.ir.fused import body_of, is_parameter
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
-from onyxc.compiler.ir.text import format_graph
 from onyxc.compiler.ir.types import ONNX_CODES, TensorType, numpy_dtype
 
 GATHERING = ("SequenceConstruct", "SequenceEmpty", "Optional")
@@ -101,6 +99,7 @@ class Compiler:
         return self.buffers[value]
 
     def constant(self, array: Array, name: str, key: Any = None) -> Buffer:
+        """The buffer of a constant; ``key`` tells equal ones (default: the array itself)."""
         key = key or id(array)
         if key not in self.constants:
             if array.dtype == object:
@@ -111,12 +110,14 @@ class Compiler:
     # ---- steps
 
     def steps(self, graph: Graph) -> list[Step]:
+        """What computes the nodes of ``graph``, in order."""
         made: list[Step] = []
         for node in graph:
             made += self.node(node)
         return made
 
     def node(self, node: Node) -> list[Step]:
+        """What computes ``node``: nothing where its result only names or joins what lies somewhere already."""
         if node.is_op(*GATHERING):
             return []  # the caller's sequences are lists that the loader of the artifact makes
         for value in (*node.inputs, *node.outputs):
@@ -131,19 +132,20 @@ class Compiler:
             source = self.read(node.inputs[0])
             self.buffers[node.output] = Buffer(node.output.name, *_form(node.output, "output"), base=source)
             return []
-        if node.is_op("Split", "Slice") and all(v in self.places for v in node.outputs):
+        if node.is_op("Split", "Slice") and all(self.host(v) is node.inputs[0] for v in node.outputs):
             self.buffers.update({v: self.write(v) for v in node.outputs})
             return []
-        if node.is_op("Concat") and all(v in self.places and self.places[v].host is node.output for v in node.inputs if v):
+        if node.is_op("Concat") and all(self.host(v) is node.output for v in node.inputs if v):
             self.buffers[node.output] = self.write(node.output)
             return []
         return self.group(node)
 
     def group(self, node: Node) -> list[Step]:
+        """The calls of the recipe that computes ``node``; it is made if no equal group came before."""
         body, arguments = as_body(node)
         constant = tuple(v.const is not None for v in arguments)
         self.note_strides(body, arguments, node.outputs)
-        key = f"{constant}{places.strided(body)}\n{_text(body)}"
+        key = f"{constant}{places.strided(body)}\n{text_of(body)}"
         if key not in self.recipes:
             self.sources[key] = Source(self.symbol(body), body, constant)
             try:
@@ -151,7 +153,7 @@ class Compiler:
             except OnyxcError:
                 raise
             except Exception as error:  # a fault of ours or of TVM: say where
-                _check_static(node)
+                check_static(node)
                 raise RuntimeError(f"{node.label()}: {type(error).__name__}: {error}") from error
             self.made(self.recipes[key])
         bounds = dynamic.bound(node) if dynamic.dynamic(node) else [None] * len(node.outputs)
@@ -172,6 +174,10 @@ class Compiler:
             made.strides = None if places.is_dense(value.dims, place.strides) else place.strides
         return made
 
+    def host(self, value: Value) -> Value | None:
+        """What ``value`` lies inside of."""
+        return self.places[value].host if value in self.places else None
+
     def form(self, value: Value, bound: tuple[int, ...] | None) -> tuple[str, tuple[int, ...]]:
         """dtype and shape of a computed value."""
         return _form(value, "output") if bound is None else (numpy_dtype(value.dtype).name, bound)
@@ -189,11 +195,11 @@ class Compiler:
         return self.unique("_".join(ops)[:40].strip("_") if len(ops) > 1 else f"{ops[0]}_1")
 
     def unique(self, name: str) -> str:
-        """``name``, with a number behind it where it is taken."""
+        """``name``, with a number behind it where it is taken: not as parts of one group's kernels are numbered."""
         made, count = name, 1
         while made in self.symbols:
             count += 1
-            made = f"{name}_{count}"
+            made = f"{name}__{count}"
         self.symbols.add(made)
         return made
 
@@ -202,6 +208,7 @@ class Compiler:
         return Buffer(value.name, *_form(value, what))
 
     def instantiate(self, recipe: Recipe, node: Node, arguments: list[Value]) -> list[Call]:
+        """The calls of ``recipe`` with buffers in the places of roles; ``arguments``: the values of the body's inputs."""
         temporaries: dict[Temporary, Buffer] = {}
 
         def buffer(role: Argument) -> Buffer:
@@ -211,10 +218,9 @@ class Compiler:
                 case Output():
                     return self.buffers[node.outputs[role.index]]
                 case Constant():
-                    return self.constant(role.array, "constant", _digest(role.array))
+                    return self.constant(role.array, "constant", digest(role.array))
                 case Packed():
-                    source = arguments[role.index].const
-                    assert source is not None
+                    source = arguments[role.index].array
                     key = (id(source), role)
                     if key not in self.constants:
                         packed = role.pack(source)
@@ -250,48 +256,6 @@ def _ends(graph: Graph) -> tuple[list[Group], list[tuple[Value, str]]]:
     return ([] if all(g.kind == "tensor" for g in groups) else groups), ends
 
 
-def _check_static(node: Node) -> None:
-    """Refuse outputs whose shape depends on what only a run knows."""
-    if node.op == "Fused":
-        for inner in body_of(node):
-            _check_static(inner)
-        return
-    for value in () if dynamic.dynamic(node) else node.outputs:
-        if value.name and isinstance(value.type, TensorType) and not value.type.is_static:
-            free = [v for v in node.inputs if v is not None and v.const is None]
-            sizes = [v for v in free if v.type and v.tensor.dtype == "int64"] or free
-            raise UnsupportedError(
-                f"{node.label()}: the shape of {value.name!r} ({value.type}) depends on values that only a run knows: "
-                f"if {', '.join(repr(v.name) for v in sizes)} can be constant, give it with --input-value"
-            )
-
-
-def as_body(node: Node) -> tuple[Graph, list[Value]]:
-    """The body that computes ``node`` and the values of its inputs; a plain node becomes a body of one."""
-    if node.op == "Fused":
-        return body_of(node), [v for v in node.inputs if v is not None]
-    body = Graph(node.op.lower(), node.graph.root().opset if node.graph else 0)
-    arguments: dict[Value, Value] = {}
-    inner: list[Value | None] = []
-    for value in node.inputs:
-        if value is not None and is_parameter(value):
-            inner.append(Value(value.name, value.type, const=value.const))
-        elif value is not None:
-            if value not in arguments:
-                arguments[value] = body.add_input(value.name, value.type)
-            inner.append(arguments[value])
-        else:
-            inner.append(None)
-    types = [v.type for v in node.outputs]
-    made = body.create(
-        node.op, inner, types, node.attrs, domain=node.domain, name=node.name,
-        output_names=[v.name for v in node.outputs],
-    )  # fmt: skip
-    for value in made.outputs:
-        body.add_output(value)
-    return body, list(arguments)
-
-
 def _form(value: Value, what: str) -> tuple[str, tuple[int, ...]]:
     """Run-time dtype and shape of a value."""
     kind = value.type
@@ -301,19 +265,3 @@ def _form(value: Value, what: str) -> tuple[str, tuple[int, ...]]:
         raise UnsupportedError(f"{what} {value.name!r} is {kind}: bind its dimensions with --input-dim or --input-shape")
     assert kind.dtype in ONNX_CODES
     return numpy_dtype(kind.dtype).name, kind.dims
-
-
-def _text(body: Graph) -> str:
-    """What the body computes: its text, names left out, and the numbers in it."""
-    names = [v.name for v in body.inputs]
-    for index, value in enumerate(body.inputs):
-        value.name = f"in{index}"
-    numbers = (_digest(v.const) for v in body.constants() if v.const is not None and v.const.dtype != object)
-    text = "\n".join([format_graph(body), *numbers])
-    for value, name in zip(body.inputs, names, strict=True):
-        value.name = name
-    return text
-
-
-def _digest(array: Array) -> str:
-    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + array.tobytes()).hexdigest()

@@ -9,14 +9,14 @@ from typing import Any
 from tvm import te
 
 from onyxc.backends import places
-from onyxc.backends.kernels.generic import Piece as GenericPiece
+from onyxc.backends.kernels import generic
 from onyxc.backends.kernels.generic import key
 from onyxc.backends.lowering import registry
 from onyxc.backends.recipe import Argument, Constant, Input, Output, Piece, Recipe, Temporary
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.graph import Graph, Value
 
-BuildAll = Callable[..., "tuple[list[GenericPiece], list[Any]]"]
+BuildAll = Callable[..., tuple[list[generic.Piece], list[Any]]]
 
 
 @dataclass
@@ -44,7 +44,6 @@ def to_te(body: Graph) -> TensorGroup:
         if value is None:
             return None
         if value not in env:
-            assert value.const is not None
             env[value] = _constant(value, group)
         return env[value]
 
@@ -62,8 +61,7 @@ def _note(group: TensorGroup, tensor: Any, value: Value) -> None:
 
 
 def _constant(value: Value, group: TensorGroup) -> Any:
-    array, dtype = value.const, registry.storage(value.dtype)
-    assert array is not None
+    array, dtype = value.array, registry.storage(value.dtype)
     if array.size == 1 and dtype == value.dtype and dtype not in ("string", "bfloat16", "float16"):
         number = array.reshape(()).item()
         return te.compute(value.dims, lambda *_: registry.const(number, dtype), name="number")

@@ -171,10 +171,8 @@ def _run(dims: Sequence[int], strides: Strides) -> int:
 
 
 def _strides_fit(node: Node) -> bool:
-    """Whether the kernels of a node go by strides; those of several convolutions at once do not."""
-    nodes = list(_computed(node))
-    anchors = sum(facts.key(n) in STRIDED for n in nodes)
-    return len(node.outputs) == 1 and anchors <= 1 and all(map(_goes_by_strides, nodes))
+    """Whether the kernels of a node go by strides."""
+    return len(node.outputs) == 1 and all(map(_goes_by_strides, _computed(node)))
 
 
 def _computed(node: Node) -> Iterator[Node]:

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onyxc.backends.artifact.manifest import Group
+from onyxc.backends.interface import Group
+from onyxc.compiler.ir.types import itemsize
 
 ALIGNMENT = 64  # bytes: every buffer starts on a cache line, as vector moves of the kernels expect
 SLACK = 64  # bytes behind every buffer: masked tails may read (never write) this far
@@ -42,8 +43,6 @@ class Buffer:
     @property
     def itemsize(self) -> int:
         """Bytes of an element; sub-byte types are kept one element a byte at run time."""
-        from onyxc.compiler.ir.types import itemsize
-
         return itemsize(self.dtype)
 
     @property

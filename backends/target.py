@@ -50,11 +50,6 @@ class Target:
         """``cpu`` or ``cuda``."""
         return "cuda" if self.arch == "cuda" else "cpu"
 
-    @property
-    def is_native(self) -> bool:
-        """Whether this machine's architecture runs it (the ISA level may still be missing)."""
-        return self.arch == platform.machine()
-
     def lanes(self, dtype_bytes: int = 4) -> int:
         """Elements of ``dtype_bytes`` in one vector register."""
         return self.vector_bytes // dtype_bytes

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 
 from onyxc.backends import runtime
-from onyxc.backends.artifact import link, manifest
+from onyxc.backends.artifact import link
 from onyxc.backends.artifact.write import check_replaceable
+from onyxc.backends.interface import Group
 from onyxc.backends.target import Names, host_cores, levels
 from onyxc.compiler import worker
 from onyxc.compiler.errors import ModelError, OptionError, UnsupportedError
@@ -121,7 +122,7 @@ def compile(
         "passes": None if passes is None else [str(p) for p in passes],
     }  # fmt: skip
     takes = [
-        manifest.Group(n, "nothing" if contents is None else "sequence", len(contents or ()))
+        Group(n, "nothing" if contents is None else "sequence", len(contents or ()))
         for n, contents in (bindings.get("input_shapes") or {}).items()
         if n not in {v.name for v in graph.inputs}
     ]

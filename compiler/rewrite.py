@@ -204,8 +204,7 @@ class _Engine:
                 raise PassError(f"the rules do not come to an end; most applied: {self.counts.most_common(3)}")
 
     def _try(self, each: Rule, node: Node) -> bool:
-        assert node.graph is not None
-        op = Builder(node.graph, node)
+        op = Builder(node.owner, node)
         try:
             values = each.apply(node, op)
         except Refuse as reason:
@@ -222,8 +221,7 @@ class _Engine:
         return True
 
     def _replace(self, each: Rule, node: Node, values: Sequence[Value]) -> None:
-        graph = node.graph
-        assert graph is not None
+        graph = node.owner
         for old, new in zip(node.outputs, values, strict=True):
             if old is new:
                 if old.uses:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, overload
@@ -15,6 +16,7 @@ from typing import Any, ClassVar, overload
 import onnx
 
 from onyxc.compiler.errors import ModelError, OnyxcError, PassError
+from onyxc.compiler.ir import schema
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.ir.statistics import Statistics, Zeros, measure
 from onyxc.compiler.ir.verify import verify
@@ -71,6 +73,26 @@ class Pass:
     def _text(self, show: Callable[[Any], str]) -> str:
         options = " ".join(f"{k.replace('_', '-')}={show(v)}" for k, v in self.options().items())
         return f"{self.name}{{{options}}}" if options else self.name
+
+
+@dataclass(frozen=True)
+class GraphPass(Pass):
+    """Base of the passes that treat every graph by itself: the model's, then the inner ones of control flow.
+
+    Subclasses implement ``rewrite``. The bodies of fused groups are left alone.
+    """
+
+    @abstractmethod
+    def rewrite(self, graph: Graph) -> Mapping[str, int]:
+        """Edit ``graph`` in place, but none of its inner graphs; gives what was done how often."""
+
+    def run(self, graph: Graph) -> PassResult:
+        """Rewrite ``graph`` and all its inner graphs, outer ones first."""
+        counts = Counter(self.rewrite(graph))
+        for node in graph.nodes:
+            for inner in () if node.domain == schema.DOMAIN else node.subgraphs():
+                counts.update(self.run(inner).counts)
+        return PassResult(counts)
 
 
 def _show(value: Any) -> str:

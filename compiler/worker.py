@@ -70,7 +70,8 @@ def run(work: Callable[[Report], T], report: Report = quiet) -> T:
         raise payload
     if kind == "fault":
         raise InternalError(payload)
-    return payload  # type: ignore[no-any-return]
+    made: T = payload
+    return made
 
 
 def _child(work: Callable[[Report], Any], writer: int) -> None:

@@ -18,10 +18,12 @@ from onyxc.compiler.transform import Pass
 from onyxc.passes.canonical.check_indices import CheckIndices
 from onyxc.passes.canonical.common_subexpressions import CommonSubexpressions
 from onyxc.passes.canonical.dead_code import DeadCode
+from onyxc.passes.canonical.einsum import EinsumToMatMul
 from onyxc.passes.canonical.expand_functions import KEEP, ExpandFunctions
 from onyxc.passes.canonical.inline_if import InlineIf
 from onyxc.passes.canonical.no_ops import NoOps
 from onyxc.passes.canonical.sequences import ResolveSequences
+from onyxc.passes.canonical.transposes import ComposeTransposes
 from onyxc.passes.canonical.unroll import Unroll
 from onyxc.passes.fold.arithmetic import FoldArithmetic
 from onyxc.passes.fold.batch_norm import FoldBatchNorm
@@ -29,17 +31,23 @@ from onyxc.passes.fold.constants import FoldConstants
 from onyxc.passes.fold.one_hot import FoldOneHot
 from onyxc.passes.fold.pad import FoldPad
 from onyxc.passes.fold.pool_first import PoolFirst
+from onyxc.passes.fold.resize_last import ResizeLast
 from onyxc.passes.fold.shapes import FoldShapes
+from onyxc.passes.fold.sum_convolutions import SumConvolutions
 from onyxc.passes.fuse.activations import FuseActivations
 from onyxc.passes.fuse.attention import FuseAttention
 from onyxc.passes.fuse.chains import FuseChains
+from onyxc.passes.fuse.group_queries import GroupQueries
 from onyxc.passes.fuse.groups import FuseGroups
 from onyxc.passes.fuse.hoist import HoistElementwise
 from onyxc.passes.fuse.masks import AdditiveMasks
 from onyxc.passes.fuse.merge_products import MergeProducts
 from onyxc.passes.fuse.normalizations import FuseNormalizations
+from onyxc.passes.fuse.scales import ScaleScores
+from onyxc.passes.fuse.slices import GatherToSlice
 from onyxc.passes.fuse.softmax import FuseSoftmax
 from onyxc.passes.fuse.split_bias import SplitBias
+from onyxc.passes.fuse.turned_attention import TurnAttention
 from onyxc.passes.layout.channels_last import ChannelsLast
 from onyxc.passes.layout.shuffle import SinkShuffle
 from onyxc.passes.quantize.canonical_integer import CanonicalInteger
@@ -47,13 +55,11 @@ from onyxc.passes.quantize.fold_fake_quant import FoldFakeQuant
 from onyxc.passes.registry import make, suggest
 
 LEVELS = range(4)
-LARGEST = (
-    1 << 32
-)  # bytes of a folded result: the compiler packs weights, so it needs them as constants at almost any size
+LARGEST = 1 << 32  # bytes of a folded result: the compiler packs weights, which it needs as constants, at almost any size
 
 
-def preset(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
-    """The passes of -O``level``; ``keep``: operators that need not be expanded because they have a lowering.
+def preset(level: int) -> tuple[Pass, ...]:
+    """The passes of -O``level``.
 
     O0 does what compiling needs: constants computed, control flow resolved, functions expanded. O1 also removes what
     does nothing, O2 also folds arithmetic into weights, O3 is for passes that cost compile time.
@@ -61,9 +67,8 @@ def preset(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> 
     Raises:
         OptionError: there is no such level.
     """
-    if level not in LEVELS:
-        raise OptionError(f"-O{level}: levels are {', '.join(f'O{n}' for n in LEVELS)}")
-    passes = resolve(keep)
+    _check(level)
+    passes = resolve()
     if level >= 1:
         passes += clean()
     if level >= 2:
@@ -71,8 +76,16 @@ def preset(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> 
     return passes
 
 
+def _check(level: int) -> None:
+    if level not in LEVELS:
+        raise OptionError(f"-O{level}: levels are {', '.join(f'O{n}' for n in LEVELS)}")
+
+
 def resolve(keep: Iterable[str] = KEEP) -> tuple[Pass, ...]:
-    """Compute what is constant, and expand what has no lowering; needed before any backend."""
+    """Compute what is constant, and expand what has no lowering; needed before any backend.
+
+    ``keep``: operators that need not be expanded because they have a lowering.
+    """
     return (
         FoldConstants(LARGEST),
         FoldShapes(),
@@ -97,13 +110,14 @@ def clean() -> tuple[Pass, ...]:
 
 def fold() -> tuple[Pass, ...]:
     """Find operators again that exporters took apart, then fold arithmetic on constants into the weights."""
-    folds = (FoldArithmetic(), *recognise(), FoldOneHot(), FoldPad(), FoldBatchNorm(), PoolFirst())
+    folds = (EinsumToMatMul(), FoldArithmetic(), *recognise(), FoldOneHot(), FoldPad(), FoldBatchNorm(), SumConvolutions())
+    folds = (*folds, PoolFirst(), ResizeLast())
     return (*folds, FoldConstants(LARGEST), NoOps(), DeadCode())
 
 
 def recognise() -> tuple[Pass, ...]:
     """Operators from their parts; comes before their gains and shifts can fold into a weight next to them."""
-    return (FuseNormalizations(), FuseSoftmax(), FuseActivations())
+    return (FuseNormalizations(), FuseSoftmax(), TurnAttention(), FuseActivations())
 
 
 def from_toml(path: str | Path) -> tuple[Pass, ...]:
@@ -149,8 +163,7 @@ def compilation(
     Raises:
         OptionError: there is no such level.
     """
-    if level not in LEVELS:
-        raise OptionError(f"-O{level}: levels are {', '.join(f'O{n}' for n in LEVELS)}")
+    _check(level)
     passes = (*resolve(keep), *(chosen or ()))
     if level >= 1:
         passes += integers()
@@ -165,12 +178,15 @@ def finish(level: int, target_kind: str = "cpu", keep: Iterable[str] = KEEP) -> 
     passes: tuple[Pass, ...] = (ExpandFunctions.keeping(keep), SplitBias())
     if target_kind == "cpu":
         passes += (ChannelsLast(),)
+    passes += (ComposeTransposes(),) if level >= 1 else ()
     passes += (NoOps(), FoldConstants(LARGEST), DeadCode())
     if target_kind == "cpu" and level >= 2:
         passes += (SinkShuffle(), DeadCode())
     if level >= 1:
+        passes += (GatherToSlice(),) if target_kind == "cpu" else ()
         passes += (HoistElementwise(), NoOps(), CommonSubexpressions())
-        passes += (AdditiveMasks(), MergeProducts(), FuseAttention()) if target_kind == "cpu" else ()
+        if target_kind == "cpu":
+            passes += (AdditiveMasks(), ScaleScores(), GroupQueries(), DeadCode(), MergeProducts(), FuseAttention())
         passes += (FuseGroups(),)
     if target_kind == "cpu" and level >= 2:
         passes += (FuseChains(),)

@@ -32,8 +32,7 @@ class Weight:
     @property
     def array(self) -> Array:
         """The numbers."""
-        assert self.value.const is not None
-        return self.value.const
+        return self.value.array
 
     @property
     def label(self) -> str:

@@ -46,6 +46,12 @@ void {p}_destroy({p}_context *context);
 void *{p}_input({p}_context *context, int index);
 const void *{p}_output({p}_context *context, int index);
 
+/* From now on read an input from `memory`, or write an output to it, in place of the above, without a copy; null: as
+ * before. 64 bytes behind the end must be readable; any alignment will do. Refused for a few tensors, such as an output
+ * that is an input, or a part of another one. */
+int {p}_bind_input({p}_context *context, int index, const void *memory);
+int {p}_bind_output({p}_context *context, int index, void *memory);
+
 /* Which target's code runs: the best of those above that the processor has, or the one that the environment variable
  * ONYXC_LEVEL named when the context was created. */
 const char *{p}_level({p}_context *context);

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from onyxc.backends.interface import Group
 from onyxc.compiler.errors import ModelError
 
 FILE = "manifest.json"
@@ -26,22 +27,6 @@ class Tensor:
     shape: tuple[int, ...]
     bytes: int
     dynamic: bool = False
-
-
-@dataclass(frozen=True)
-class Group:
-    """What a caller gives or gets by one name: a tensor, a sequence of tensors (name.0, name.1 ...), or nothing."""
-
-    name: str
-    kind: Literal["tensor", "sequence", "nothing"]
-    length: int = 1  # tensors
-
-    @property
-    def tensors(self) -> tuple[str, ...]:
-        """The names of its tensors."""
-        if self.kind == "sequence":
-            return tuple(f"{self.name}.{index}" for index in range(self.length))
-        return (self.name,) if self.kind == "tensor" else ()
 
 
 @dataclass(frozen=True)

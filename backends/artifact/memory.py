@@ -148,7 +148,7 @@ def merge(program: Program, lives: dict[Buffer, Lifetime]) -> dict[Buffer, Buffe
     for position, step in _top_level(program.steps):
         if not isinstance(step, Call) or not step.in_place:
             continue
-        (result, *others) = step.args[step.reads :]
+        (result, *others) = (b for b in step.args[step.reads :] if b.kind != "scratch")
         if others or result.base is not None or result in pinned or lives[result].first != position:
             continue
         for index in step.in_place:

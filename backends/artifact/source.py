@@ -7,7 +7,7 @@
     profile.c  timing by steps, and the machine's limits         backends/runtime/profile.c
 
 A backend whose processor is not the CPU writes its own body: C text that defines ``struct Context``, the
-functions ``body_create, body_run, body_input, body_output, body_output_shape, body_destroy, body_timing,
+functions ``body_create, body_run, body_input, body_output, body_bind, body_output_shape, body_destroy, body_timing,
 body_profile``. It may use ``load_weights`` / ``unload_weights`` (weights.c), ``fail`` and ``allocate`` (body.h), the
 macros ``INPUTS``,
 ``OUTPUTS``, ``ARENA_BYTES``, ``WEIGHT_BYTES`` and the tables ``input_tensors``, ``output_tensors``, and it may embed
@@ -18,6 +18,7 @@ the Python loader then work unchanged.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -25,7 +26,7 @@ from onyxc.backends.artifact.level import Level
 from onyxc.backends.artifact.manifest import Manifest, Tensor
 from onyxc.backends.artifact.names import comment, string
 from onyxc.backends.artifact.weights import Weights
-from onyxc.backends.program import Buffer, Call, Copy, If, Loop, Step
+from onyxc.backends.program import Buffer, Call, Copy, If, Loop, Program, Step
 
 SERIAL_WORK = 200_000  # operations or bytes written; below, waking threads costs more than it gains
 
@@ -90,6 +91,7 @@ def cpu_body(levels: Sequence[Level], weights: Weights, prefix: str) -> Body:
         '#include "clock.h"',
         '#include "features.c"',
         '#include "levels.c"',
+        "#define IO(index) (((char **)A)[(index) - (INPUTS + OUTPUTS)]) /* see cpu.c */",
         "#define I64(address) (*(int64_t *)(address))",
         "#define TRUE(address) (*(uint8_t *)(address) != 0)",
         f"static const char has_count[] = {{{has_count or 0}}};",
@@ -109,6 +111,7 @@ def _level(level: Level, weights: Weights, prefix: str) -> tuple[list[str], str]
     writer = _Writer(level, weights, f"{prefix}{name}__")
     writer.steps(program.steps, 1)
     counts = [program.counts.get(b.name) for b in program.outputs]
+    tensors = (*program.inputs, *program.outputs)
     places = {
         "input": [writer.place(b) for b in program.inputs],
         "output": [writer.place(b) for b in program.outputs],
@@ -118,6 +121,7 @@ def _level(level: Level, weights: Weights, prefix: str) -> tuple[list[str], str]
     lines = [
         f"/* {comment(level.target.name)} */",
         *(f"static const int64_t {kind}_{name}[] = {{{', '.join(map(str, v or [0]))}}};" for kind, v in places.items()),
+        f"static const char apart_{name}[] = {{{', '.join(str(int(b in writer.apart)) for b in tensors) or 0}}};",
         f"static const char *const features_{name}[] = {{{''.join(f'{string(f)}, ' for f in level.target.features)}NULL}};",
         "#pragma GCC visibility push(hidden)",
         *writer.prototypes.values(),
@@ -134,7 +138,7 @@ def _level(level: Level, weights: Weights, prefix: str) -> tuple[list[str], str]
     ]
     row = (
         f"    {{{string(level.target.name)}, features_{name}, {plan.arena_bytes}, {writer.timed}, entry_{name}, "
-        f"profiled_{name}, {', '.join(f'{kind}_{name}' for kind in places)}}},"
+        f"profiled_{name}, {', '.join(f'{kind}_{name}' for kind in places)}, apart_{name}}},"
     )
     return lines, row
 
@@ -144,6 +148,7 @@ class _Writer:
 
     def __init__(self, level: Level, weights: Weights, prefix: str):
         self.plan, self.weights, self.prefix, self.level = level.plan, weights, prefix, level.identifier
+        self.apart = _apart(level.program)
         self.prototypes: dict[str, str] = {}
         self.tasks: list[str] = []
         self.lines: list[str] = []
@@ -158,6 +163,9 @@ class _Writer:
     def address(self, buffer: Buffer) -> str:
         if buffer.kind == "scratch":
             return "S"
+        root, inside = buffer.root()
+        if root in self.apart:
+            return f"IO({self.apart[root]}) + {inside}"
         place = self.place(buffer)
         return f"W + {~place}" if place < 0 else f"A + {place}"
 
@@ -214,6 +222,13 @@ class _Writer:
         if loop.count:
             self.put(depth + 1, f"I64({self.address(loop.count)}) = turn;")
         self.put(depth, "}")
+
+
+def _apart(program: Program) -> dict[Buffer, int]:
+    """Inputs and outputs that may lie anywhere, with their index (outputs behind inputs): whole buffers, each used once."""
+    tensors = (*program.inputs, *program.outputs)
+    used = Counter(b.root()[0] for b in (*tensors, *program.counts.values()))
+    return {b: i for i, b in enumerate(tensors) if b.base is None and b.kind != "constant" and used[b] == 1}
 
 
 def _worth_threads(call: Call) -> bool:

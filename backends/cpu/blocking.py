@@ -16,11 +16,13 @@ from onyxc.backends.target import Target
 
 _LATENCY = 4  # cycles of a fused multiply-add; two are started a cycle
 _STREAM = ((1 / 2, 64.0), (1 / 2, 32.0))  # share of L1, L2 that a panel may fill, and bytes a cycle from there
-_OUTWEIGHS = 4  # so many times larger are images than weights that are worth reading again for each band
-_BANDS = 4  # as many threads as there usually are, or a multiple
+_OUTWEIGHS = 4  # weights so many times larger than images are better read by one thread each than by all
+_NEAR = 512 << 10  # bytes of weights that stay in L2 and may be read again for each of many bands
+_BAND_PIXELS = 24  # of such a band; twice as many where weights come from farther off
+_AWRY = 1 / 32  # of all units, by which bands may differ
 _FAR = 20.0  # bytes a cycle from L3
 _PAGE = 4096  # lines so far apart fall into one set of L1, which has at least eight ways
-_SET_PIXELS = 6
+_SET_PIXELS = 7
 _SMALL = 9  # about as many accumulators as hide the latency
 _PAIR = 1.12  # a whole vector and half a one share a broadcast badly
 
@@ -57,14 +59,21 @@ def panel_tasks(panels: Sequence[Panel], units: int) -> int:
     return units * sum(p.count * cost for p, cost in zip(panels, costs(panels), strict=True))
 
 
-def bands(outer: int, inner: int) -> int:
-    """How many bands of rows the tasks of a kernel are divided into first, ``outer`` and ``inner`` being the bytes of
-    its images and of its weights.
+def bands(units: int, pixels: int, images: int, weights: int) -> int:
+    """How many bands of rows the tasks of a kernel are divided into first: its ``units``, with ``pixels`` of all images.
+    ``images``, ``weights``: their bytes.
 
-    Then threads find rows that they wrote themselves, in their own caches, and the panels of a band find its input in
-    L2; but each band reads all weights, so these must be far smaller.
+    Then threads find rows that they wrote themselves in their own caches, and write rows that no other has read: on
+    two cores whose caches are far apart, lines that both have read are written at 2 GB/s. Narrow bands keep a
+    processor's prefetches, which run ahead of a panel by a dozen tiles, out of the other threads' rows. But each band
+    reads all weights. Where there are few bands, half of the threads should have half of them.
     """
-    return _BANDS if outer > _OUTWEIGHS * inner else 1
+    if units < 2 or weights > _OUTWEIGHS * images:
+        return 1
+    if weights <= _NEAR:
+        return ceil(units / max(1, round(_BAND_PIXELS * units / pixels)))
+    quarter = ceil(units / 4)
+    return 4 if pixels >= 8 * _BAND_PIXELS and 4 * quarter - units <= max(1, _AWRY * units) else 2
 
 
 @dataclass(frozen=True)
@@ -145,12 +154,13 @@ def choose_blocks(
     itemsize: int,
     target: Target,
     straight: bool = False,
+    most_blocks: int = 14,
 ) -> tuple[int, int]:
     """The (blocks, pixels) tile that needs the fewest modelled cycles for a row of ``pixels``.
 
     ``depth``: steps of the sum; ``pixel_bytes`` between inputs of neighbours; ``itemsize``: bytes of a packed weight;
     ``straight``: steps are few enough that LLVM makes straight code of them and keeps their inputs in registers, for
-    which a small tile leaves room.
+    which a small tile leaves room; ``most_blocks``: limit of the blocks.
     """
 
     def cost(tile: tuple[int, int]) -> float:
@@ -168,7 +178,7 @@ def choose_blocks(
         return total
 
     longest = pixels if pixel_bytes % _PAGE or not pixel_bytes else _SET_PIXELS
-    tiles = [tile for tile in register_tiles(target) if tile[1] <= longest]
+    tiles = [tile for tile in register_tiles(target) if tile[0] <= most_blocks and tile[1] <= longest]
     if straight:
         tiles = [tile for tile in tiles if tile[0] * tile[1] <= _SMALL and tile[1] <= target.registers // 4]
     return min(tiles, key=cost)

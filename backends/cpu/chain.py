@@ -19,6 +19,7 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from onyxc.backends.cpu import convolution, depthwise, pooling
+from onyxc.backends.cpu.buffers import Buffers
 from onyxc.backends.cpu.chain_plan import ChainPlan, Link, channels
 from onyxc.backends.cpu.depthwise_plan import DepthwisePlan
 from onyxc.backends.cpu.epilogue import Epilogue
@@ -133,7 +134,7 @@ def _emit_row(stages: Sequence[_Stage], image: Expr, row: Expr) -> None:
     state = stage.state
     if isinstance(state, pooling.State):
         pooling.emit_row(state, image, row, into)
-    elif isinstance(state, depthwise.State):
+    elif isinstance(state, Buffers):
         depthwise.emit_row(state, image, row, into)
     else:
         convolution.emit_row(state, image, row, into)

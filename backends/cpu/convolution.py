@@ -194,17 +194,23 @@ def _emit_taps(state: State, place: Place, tile: Tile, taps: Taps, pixel: Expr, 
                 return value - shape.x_zero_point if shape.x_zero_point else value
 
             if place.turn is not None:
-                _emit_prefetch(state, place, tap + channel * width)
+                _emit_prefetch(state, place.turn, width, tap + channel * width)
             tile.step(weights, taps.pixels, load)
 
 
-def _emit_prefetch(state: State, place: Place, weight: Expr) -> None:
-    """Ask for weights that are used later: all of a step where each is used once, else one line a turn."""
+def _emit_prefetch(state: State, turn: Expr, width: int, weight: Expr) -> None:
+    """Ask for weights that are used later: all of a step where each is used once, else each row or tile its share.
+
+    ``turn`` counts rows or tiles; ``width``: weights of the step, whose first is ``weight``.
+    """
     plan = state.plan
     line = _LINE // itemsize(plan.shape.packed_dtype)
-    lines = ceil(place.panel.width / line)
+    lines = ceil(width / line)
     if plan.rows == 1:
         for i in range(lines):
             prefetch(state.weights, (weight + (plan.ahead + i * line),), level=1)
     else:
-        prefetch(state.weights, (weight + plan.ahead + T.truncmod(place.turn, lines) * line,), level=2)
+        share = ceil(lines * plan.bands / plan.rows)
+        for i in range(share):
+            which = T.truncmod(turn * share + i, lines)
+            prefetch(state.weights, (weight + plan.ahead + which * line,), level=2)

@@ -56,7 +56,8 @@ class ConvPlan:
     @property
     def bands(self) -> int:
         """Parts into which the rows are divided first."""
-        return 1 if self.ahead else bands(self.shape.image_bytes, self.packed_size * itemsize(self.shape.packed_dtype))
+        shape, weights = self.shape, self.packed_size * itemsize(self.shape.packed_dtype)
+        return bands(self.rows, shape.batch * prod(shape.out_size), shape.image_bytes, weights)
 
     @property
     def depth(self) -> int:

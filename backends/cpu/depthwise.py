@@ -1,4 +1,4 @@
-"""Depthwise convolution, channels last: every vector of channels is convolved for itself.
+"""Depthwise convolution, channels last: every vector of channels is convolved for itself, or for a few outputs each.
 
     for panel of channels, for image row, for tile of pixels:    one accumulator a vector and pixel
         for kernel row (clipped to the image):
@@ -10,33 +10,28 @@ The panel of channels is the outer loop, so that the rows under the kernel stay 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
+from onyxc.backends.cpu import buffers
 from onyxc.backends.cpu.blocking import Panel, Tiles
+from onyxc.backends.cpu.buffers import Buffers
 from onyxc.backends.cpu.depthwise_plan import DepthwisePlan, fits, pack, plan
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import each_panel, each_run, turns, valid_rows
 from onyxc.backends.cpu.tile import Tile
-from onyxc.backends.cpu.vectors import Expr, cast, constant, dense, function, span, strided
+from onyxc.backends.cpu.vectors import Expr, cast, constant, span
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
 __all__ = ["DepthwisePlan", "emit", "fits", "pack", "plan"]
 
 
-@dataclass
-class State:
-    """The buffers of the kernel that is being written."""
-
-    plan: DepthwisePlan
-    epilogue: Epilogue
-    x: Expr
-    weights: Expr  # flat
-    y: Expr
-    operands: list[Expr]
+State = Buffers[DepthwisePlan]
 
 
 @dataclass
@@ -55,18 +50,8 @@ class Place:
 def emit(name: str, plan: DepthwisePlan, epilogue: Epilogue, target: Target) -> Kernel:
     """The kernel ``name(x, packed weights, operands..., y, begin, end)`` of ``plan``."""
     shape = plan.shape
-    sizes = (shape.batch, *shape.out_size, shape.out_channels)
-    parameters = [("x", shape.x_dtype), ("w", shape.packed_dtype), *epilogue.parameters(), ("y", epilogue.y_dtype)]
-    with function(name, parameters) as made:
-        x, w, *operands, y = made.pointers
-        state = State(
-            plan,
-            epilogue,
-            strided(x, shape.x_dtype, (shape.batch, *shape.in_size, shape.in_channels), shape.x_strides),
-            dense(w, shape.packed_dtype, (plan.packed_size,)),
-            strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
-            epilogue.views(operands, sizes),
-        )
+    weights = shape.packed_dtype, plan.packed_size
+    with buffers.convolution(name, plan, shape, weights, epilogue) as (made, state):
         counts = [shape.batch * panel.count for panel in plan.panels]
         for kind, number, start, stop in each_panel(made, counts, shape.out_size[0], bands=plan.bands):
             panel = plan.panels[kind]
@@ -125,10 +110,19 @@ def _emit_kernel_row(state: State, place: Place, tile: Tile, run: Tiles, pixel: 
     }
     for column in sorted(users):
         for block, (offset, lanes) in enumerate(blocks):
-            channels = span(place.channel + offset, lanes)
-            value = cast(state.x[place.image, row, pixel * step - shape.pads[1] + column, channels], dtype)
+            index = (place.image, row, pixel * step - shape.pads[1] + column)
+            value = cast(_channels(state, index, place.channel + offset, lanes), dtype)
             if shape.x_zero_point:
                 value = value - constant(shape.x_zero_point, dtype, lanes)
             value = T.bind(value)
             for m, kx in users[column]:
                 tile.add(block, m, weights[block, kx] * value)
+
+
+def _channels(state: State, pixel: Sequence[Expr], channel: Expr, lanes: int) -> Expr:
+    """What ``lanes`` output channels from ``channel`` on read at a pixel: several in a row may read the same."""
+    times = state.plan.shape.group_out
+    if times == 1:
+        return state.x[(*pixel, span(channel, lanes))]
+    read = T.bind(state.x[(*pixel, span(T.truncdiv(channel, times), lanes // times))])
+    return tirx.Shuffle([read] * times, [tirx.const(lane // times, "int32") for lane in range(lanes)])

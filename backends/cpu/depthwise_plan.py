@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, prod
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from onyxc.backends.cpu.shapes import ConvShape
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import itemsize
 
-_MOST_PIXELS = 14
+_MOST_PIXELS, _FEWEST_PIXELS = 14, 3
+_TIMES = (2, 4)  # output channels of an input channel: they divide every vector, for the shortest has four lanes
 _LINE = 64  # bytes
 _SET = 2048  # lines so far apart fall into one or two sets of L1
 
@@ -35,7 +36,8 @@ class DepthwisePlan:
     @property
     def bands(self) -> int:
         """Parts into which the rows are divided first."""
-        return bands(self.shape.image_bytes, self.packed_size * itemsize(self.shape.packed_dtype))
+        shape, weights = self.shape, self.packed_size * itemsize(self.shape.packed_dtype)
+        return bands(shape.out_size[0], prod(shape.out_size), shape.image_bytes, weights)
 
     @property
     def taps(self) -> int:
@@ -54,8 +56,10 @@ class DepthwisePlan:
 
 
 def fits(shape: ConvShape) -> bool:
-    """Whether ``shape`` is one that this template computes: one output channel for each input channel."""
-    return shape.group == shape.in_channels == shape.out_channels and shape.x_strides[3] == 1 and not shape.shuffle
+    """Whether ``shape`` is one that this template computes: one output channel, or a few, for each input channel."""
+    if shape.group != shape.in_channels or shape.x_strides[3] != 1 or shape.shuffle:
+        return False
+    return shape.group_out == 1 or (shape.group > 1 and shape.group_out in _TIMES and shape.x_dtype == "float32")
 
 
 def plan(shape: ConvShape, target: Target) -> DepthwisePlan:
@@ -79,11 +83,11 @@ def choose_tile(shape: ConvShape, target: Target) -> tuple[int, int]:
         return (4, 4) if many else (4, 2)
     if not many:
         return {1: (1, 8), 3: (3, 2), 4: (4, 2)}.get(vectors, (2, 4))
-    columns = min(shape.kernel[1], 7)
     if target.vector_bytes < _LINE or step % (_SET // 2) == 0:
         return (2, 7)
-    blocks = vectors if vectors < 4 else 1
-    return blocks, min(_MOST_PIXELS // blocks, (target.registers - 1) // blocks - columns)
+    if 1 < vectors < 4 and (room := (target.registers - 1) // vectors - shape.kernel[1]) >= _FEWEST_PIXELS:
+        return vectors, min(_MOST_PIXELS // vectors, room)
+    return 1, min(_MOST_PIXELS, target.registers - 1 - min(shape.kernel[1], 7))
 
 
 def pack(weights: np.ndarray[Any, Any], plan: DepthwisePlan, zero_point: Any = 0) -> np.ndarray[Any, Any]:

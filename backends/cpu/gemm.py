@@ -4,7 +4,11 @@
         for tile of rows:                        accumulators in registers
             for k: accumulators += b[k, panel] * broadcast(a[row, k]);  epilogue, store
 
-Any strides of a will do, for single elements are broadcast; b is transposed while it is copied.
+Any strides of a will do, for single elements are broadcast; b is transposed while it is copied. With few rows, and both
+operands contiguous along k, nothing is copied:
+
+    for batch, as many columns as a vector has lanes, row:
+        for vector of k:  sums[column] += b[column, k] * a[row, k];   the sums are transposed and added at once
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from onyxc.backends.cpu.loops import each_panel, each_tile
 from onyxc.backends.cpu.tile import Tile
 from onyxc.backends.cpu.transpose import Block, copy_elements, copy_rows, copy_turned
 from onyxc.backends.cpu.vectors import Expr, Signature, cast, constant, dense, function, lanes_of, span, strided
+from onyxc.backends.lowering.rowdots import transposed_sum
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
@@ -71,17 +76,14 @@ def emit(name: str, plan: GemmPlan, epilogue: Epilogue, target: Target) -> Kerne
             epilogue.views(operands, sizes, plan.operands),
         )
         _emit_panels(state, made)
-    size = f"{prod(shape.batch)} x {shape.m} x {shape.k} x {shape.n}"
-    where = "transposed to scratch" if plan.turned else "copied to scratch" if plan.packed else "read in place"
-    note = f"product {size}: tile {len(plan.panels[0].lanes)} x {plan.tiles[0].width}, right operand {where}"
-    return made.kernel(plan.tasks, shape.work, target, note)
+    return made.kernel(plan.tasks, shape.work, target, plan.note)
 
 
 def _view_b(plan: GemmPlan, pointer: Expr) -> Expr:
-    """b as [*batch, k, n], or [*batch, n, k] where it is to be transposed."""
+    """b as [*batch, k, n], or [*batch, n, k] where it is contiguous along k."""
     shape = plan.shape
     sizes, strides = (shape.k, shape.n), shape.b_strides[-2:]
-    if plan.turned:
+    if plan.turned or plan.dots:
         sizes, strides = sizes[::-1], strides[::-1]
     return strided(pointer, shape.b_dtype, (*shape.batch, *sizes), (*shape.b_strides[:-2], *strides))
 
@@ -99,7 +101,7 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
         column = T.bind(panel.start + (number - batch * panel.count) * panel.channels)
         place = _Place(panel, indices(batch, shape.batch), column, 0)
         if not plan.packed:
-            _emit_tiles(state, place, start, stop)
+            (_emit_dots if plan.dots else _emit_tiles)(state, place, start, stop)
             continue
         with T.serial(start, stop) as chunk:
             place.slot = T.bind(bases[kind] + (number * units + chunk) * sizes[kind])
@@ -156,6 +158,21 @@ def _emit_tiles(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
         for m, offset, value in tile.vectors():
             index = (*place.batch, row + m, place.column + offset)
             state.epilogue.write(state.y, value, index, panel.channels - offset, state.operands)
+
+
+def _emit_dots(state: _Kernel, place: _Place, start: Expr, stop: Expr) -> None:
+    """All rows of one panel, a single vector of columns; the only unit is done if ``start`` < ``stop``."""
+    (lanes,), (run,) = place.panel.lanes, state.plan.tiles
+    block = Block(place.batch, place.column, state.plan.shape.k, lanes, place.panel.channels)
+    with T.serial(start * run.width, stop * run.width) as row:
+        sums = Tile((lanes,), lanes, "float32")
+        with T.serial(0, block.rows // lanes) as number:
+            along = span(number * lanes, lanes)
+            factor = T.bind(state.a[(*place.batch, row, along)])
+            for column, line in enumerate(block.lines()):
+                sums.add(0, column, state.b[(*place.batch, line, along)] * factor)
+        value = transposed_sum([vector for _, _, vector in sums.vectors()], lanes)
+        state.epilogue.write(state.y, value, (*place.batch, row, place.column), block.valid, state.operands)
 
 
 def _weights(state: _Kernel, place: _Place, k: Expr, offset: int, lanes: int) -> Expr:

@@ -13,6 +13,7 @@ from onyxc.compiler.ir.types import is_integer, itemsize
 _PACK_ROWS = 24  # with fewer rows, copying a contiguous B costs more than it gains
 _PACK_STRIDE = 512  # bytes between rows of B up to which they are read in place
 _FEW_TASKS = 8
+_DOT_ROWS = 4  # with more, transposing b once for all rows costs less than adding up vectors for each
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class GemmPlan:
 
     ``shape`` has batches that share b merged into m. ``packed``: each task first copies its panel of b,
     transposed if need be, into its own slot of a scratch buffer; ``chunks``: parts of m with a task each then.
+    ``dots``: a and b are multiplied by vectors along k, where both are contiguous, which are added up at the end.
     """
 
     shape: GemmShape
@@ -57,6 +59,7 @@ class GemmPlan:
     tiles: tuple[Tiles, ...]
     packed: bool
     chunks: int
+    dots: bool = False
 
     @property
     def turned(self) -> bool:
@@ -79,6 +82,16 @@ class GemmPlan:
         return panel_tasks(self.panels, prod(self.shape.batch) * self.units)
 
     @property
+    def note(self) -> str:
+        """The plan in words."""
+        shape, panel = self.shape, self.panels[0]
+        what = f"product {prod(shape.batch)} x {shape.m} x {shape.k} x {shape.n}"
+        if self.dots:
+            return f"{what}: vectors along the sum, {panel.channels} columns at a time"
+        where = "transposed to scratch" if self.turned else "copied to scratch" if self.packed else "read in place"
+        return f"{what}: tile {len(panel.lanes)} x {self.tiles[0].width}, right operand {where}"
+
+    @property
     def scratch_dtype(self) -> str:
         """Element type of the scratch buffer."""
         return "int16" if is_integer(self.shape.b_dtype) else self.shape.b_dtype
@@ -98,6 +111,8 @@ def plan(shape: GemmShape, target: Target, operands: tuple[tuple[int, ...], ...]
     if shape.n == 1:
         shape = replace(shape, b_strides=(*shape.b_strides[:-1], 1))
     lanes = target.lanes(itemsize(shape.acc_dtype))
+    if _dots(shape, lanes):
+        return GemmPlan(shape, operands, split_panels(shape.n, lanes, 1), (Tiles(0, 1, shape.m),), False, 1, True)
     size = itemsize(shape.b_dtype)
     step = shape.a_strides[-2] * itemsize(shape.a_dtype)
     blocks, rows = choose_blocks(shape.n, shape.m, shape.k, step, lanes, size, target)
@@ -111,6 +126,13 @@ def plan(shape: GemmShape, target: Target, operands: tuple[tuple[int, ...], ...]
     independent = prod(shape.batch) * sum(p.count for p in panels)
     chunks = 1 if not packed or independent >= _FEW_TASKS else min(ceil(_FEW_TASKS / 2 / independent), len(widths))
     return GemmPlan(shape, operands, panels, tiles, packed, chunks)
+
+
+def _dots(shape: GemmShape, lanes: int) -> bool:
+    """Whether vectors along k pay: few rows, a long b whose transposition nothing else would use."""
+    along = shape.a_strides[-1] == shape.b_strides[-2] == 1 != shape.b_strides[-1]
+    floats = shape.a_dtype == shape.b_dtype == shape.acc_dtype == "float32"
+    return along and floats and shape.m <= _DOT_ROWS and shape.k % lanes == 0 and shape.n >= lanes > 1
 
 
 def _merge(shape: GemmShape, operands: tuple[tuple[int, ...], ...]) -> tuple[GemmShape, tuple[tuple[int, ...], ...]]:

@@ -15,14 +15,15 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu import convolution_plan
+from onyxc.backends.cpu import buffers, convolution_plan
 from onyxc.backends.cpu.blocking import Panel, Tiles, costs, row_tiles
+from onyxc.backends.cpu.buffers import Buffers
 from onyxc.backends.cpu.convolution_plan import ConvPlan
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import each_panel, each_run, each_tile, valid_rows
 from onyxc.backends.cpu.shapes import ConvShape, Strides
 from onyxc.backends.cpu.tile import Tile
-from onyxc.backends.cpu.vectors import Expr, Signature, dense, fill, function, prefetch, span, strided
+from onyxc.backends.cpu.vectors import Expr, Signature, fill, prefetch, span
 from onyxc.backends.cpu.zero_points import HALF, ZeroPoints, signed, words
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
@@ -40,6 +41,11 @@ class IntegerPlan:
     shape: ConvShape
     conv: ConvPlan
     points: ZeroPoints
+
+    @property
+    def note(self) -> str:
+        """The plan in words."""
+        return f"8-bit {self.conv.note}{', sums of x' if self.points.sums else ''}"
 
 
 def fits(shape: ConvShape, target: Target) -> bool:
@@ -71,16 +77,7 @@ def pack(weights: Array, made: IntegerPlan) -> Array:
     return np.concatenate([convolution_plan.pack(four, made.conv), *behind])
 
 
-@dataclass
-class _Kernel:
-    """The buffers of the kernel that is being written."""
-
-    plan: IntegerPlan
-    epilogue: Epilogue
-    x: Expr
-    weights: Expr  # flat, dwords
-    y: Expr
-    operands: list[Expr]
+_State = Buffers[IntegerPlan]  # packed weights are dwords
 
 
 @dataclass
@@ -101,20 +98,10 @@ class _Place:
 def emit(name: str, plan: IntegerPlan, epilogue: Epilogue, target: Target) -> Kernel:
     """The kernel ``name(x, packed weights, operands..., y, begin, end)`` of ``plan``."""
     shape, conv = plan.shape, plan.conv
-    sizes = (shape.batch, *shape.out_size, shape.out_channels)
-    parameters = [("x", shape.x_dtype), ("w", "int32"), *epilogue.parameters(), ("y", epilogue.y_dtype)]
-    with function(name, parameters) as made:
-        x, w, *operands, y = made.pointers
-        state = _Kernel(
-            plan,
-            epilogue,
-            strided(x, shape.x_dtype, (shape.batch, *shape.in_size, shape.in_channels), shape.x_strides),
-            dense(w, "int32", (conv.packed_size + 2 * _channels(conv),)),
-            strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
-            epilogue.views(operands, sizes, conv.operands),
-        )
+    weights = "int32", conv.packed_size + 2 * _channels(conv)
+    with buffers.convolution(name, plan, shape, weights, epilogue, conv.operands) as (made, state):
         _emit_panels(state, made)
-    return made.kernel(conv.tasks, shape.work, target)
+    return made.kernel(conv.tasks, shape.work, target, plan.note)
 
 
 def _channels(conv: ConvPlan) -> int:
@@ -122,7 +109,7 @@ def _channels(conv: ConvPlan) -> int:
     return conv.shape.group * sum(p.count * p.width for p in conv.panels)
 
 
-def _emit_panels(state: _Kernel, made: Signature) -> None:
+def _emit_panels(state: _State, made: Signature) -> None:
     """All tasks, one class of panels after the other: tasks count panel by panel, rows inside."""
     conv, shape = state.plan.conv, state.plan.shape
     counts = [shape.group * panel.count for panel in conv.panels]
@@ -149,7 +136,7 @@ def _emit_panels(state: _Kernel, made: Signature) -> None:
                 _emit_tile(state, place, run, pixel)
 
 
-def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+def _emit_tile(state: _State, place: _Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
     plan, (height, width), lanes = state.plan, state.plan.shape.kernel, place.panel.lanes
     tile, sums = Tile(lanes, run.width, "int32"), None
@@ -177,7 +164,7 @@ def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
     _finish(state, place, tile, sums, pixel)
 
 
-def _finish(state: _Kernel, place: _Place, tile: Tile, sums: Tile | None, pixel: Expr) -> None:
+def _finish(state: _State, place: _Place, tile: Tile, sums: Tile | None, pixel: Expr) -> None:
     """The epilogue on all vectors of a tile."""
     totals = {m: value for m, _, value in sums.vectors()} if sums is not None else {}
     points = place.start + _channels(state.plan.conv)
@@ -194,7 +181,7 @@ def _finish(state: _Kernel, place: _Place, tile: Tile, sums: Tile | None, pixel:
 class _Taps:
     """Adds one kernel position to all pixels of a tile; called with the pixels for which it lies inside the image."""
 
-    state: _Kernel
+    state: _State
     place: _Place
     tile: Tile
     sums: Tile | None

@@ -18,15 +18,16 @@ import numpy as np
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from onyxc.backends.cpu import depthwise
+from onyxc.backends.cpu import buffers, depthwise
 from onyxc.backends.cpu.blocking import Panel, Tiles, row_tiles, split_panels
+from onyxc.backends.cpu.buffers import Buffers
 from onyxc.backends.cpu.convolution_plan import pack_panels
 from onyxc.backends.cpu.depthwise import DepthwisePlan
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.loops import each_panel, each_run
 from onyxc.backends.cpu.shapes import ConvShape
 from onyxc.backends.cpu.tile import Tile
-from onyxc.backends.cpu.vectors import Expr, cast, constant, dense, fill, function, span, strided
+from onyxc.backends.cpu.vectors import Expr, cast, constant, fill, span
 from onyxc.backends.cpu.zero_points import HALF, ZeroPoints, signed, words
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
@@ -42,6 +43,11 @@ class IntegerPlan:
 
     conv: DepthwisePlan
     points: ZeroPoints
+
+    @property
+    def note(self) -> str:
+        """The plan in words."""
+        return f"8-bit {self.conv.note}{', sums of x' if self.points.sums else ''}"
 
     @property
     def fours(self) -> int:
@@ -79,16 +85,7 @@ def pack(weights: Array, made: IntegerPlan) -> Array:
     return np.concatenate([pack_panels(four[None], made.conv.panels), *made.points.behind(moved, 1, made.conv.panels)])
 
 
-@dataclass
-class _Kernel:
-    """The buffers of the kernel that is being written."""
-
-    plan: IntegerPlan
-    epilogue: Epilogue
-    x: Expr
-    weights: Expr  # flat, dwords
-    y: Expr
-    operands: list[Expr]
+_State = Buffers[IntegerPlan]  # packed weights are dwords
 
 
 @dataclass
@@ -108,18 +105,8 @@ class _Place:
 def emit(name: str, plan: IntegerPlan, epilogue: Epilogue, target: Target) -> Kernel:
     """The kernel ``name(x, packed weights, operands..., y, begin, end)`` of ``plan``."""
     conv, shape = plan.conv, plan.conv.shape
-    sizes = (shape.batch, *shape.out_size, shape.out_channels)
-    parameters = [("x", shape.x_dtype), ("w", "int32"), *epilogue.parameters(), ("y", epilogue.y_dtype)]
-    with function(name, parameters) as made:
-        x, w, *operands, y = made.pointers
-        state = _Kernel(
-            plan,
-            epilogue,
-            strided(x, shape.x_dtype, (shape.batch, *shape.in_size, shape.in_channels), shape.x_strides),
-            dense(w, "int32", (plan.channels * (plan.depth + 2),)),
-            strided(y, epilogue.y_dtype, sizes, (*shape.y_strides, 1)),
-            epilogue.views(operands, sizes),
-        )
+    weights = "int32", plan.channels * (plan.depth + 2)
+    with buffers.convolution(name, plan, shape, weights, epilogue) as (made, state):
         counts = [shape.batch * panel.count for panel in conv.panels]
         for kind, number, start, stop in each_panel(made, counts, shape.out_size[0]):
             panel = conv.panels[kind]
@@ -129,10 +116,10 @@ def emit(name: str, plan: IntegerPlan, epilogue: Epilogue, target: Target) -> Ke
             with T.serial(start, stop) as row:
                 place = _Place(panel, first, T.bind(first * plan.depth), behind, image, row)
                 _emit_row(state, place)
-    return made.kernel(conv.tasks, shape.work, target)
+    return made.kernel(conv.tasks, shape.work, target, plan.note)
 
 
-def _emit_row(state: _Kernel, place: _Place) -> None:
+def _emit_row(state: _State, place: _Place) -> None:
     """All tiles of a row; rows at the border get code of their own."""
     shape = state.plan.conv.shape
     (step, _), (reach, _), height = shape.strides, shape.dilations, shape.in_size[0]
@@ -150,12 +137,12 @@ def _emit_row(state: _Kernel, place: _Place) -> None:
             _emit_tiles(state, place)
 
 
-def _emit_tiles(state: _Kernel, place: _Place) -> None:
+def _emit_tiles(state: _State, place: _Place) -> None:
     for run, pixel in each_run(state.plan.conv.tiles):
         _emit_tile(state, place, run, pixel)
 
 
-def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
+def _emit_tile(state: _State, place: _Place, run: Tiles, pixel: Expr) -> None:
     """One tile from output pixel ``pixel`` of the row on."""
     plan, panel = state.plan, place.panel
     (lanes,) = panel.lanes
@@ -175,7 +162,7 @@ def _emit_tile(state: _Kernel, place: _Place, run: Tiles, pixel: Expr) -> None:
         state.epilogue.write(state.y, value, index, panel.channels, state.operands)
 
 
-def _emit_four(state: _Kernel, place: _Place, tiles: tuple[Tile, Tile | None], run: Tiles, pixel: Expr, four: int) -> None:
+def _emit_four(state: _State, place: _Place, tiles: tuple[Tile, Tile | None], run: Tiles, pixel: Expr, four: int) -> None:
     """Add four kernel rows to all pixels of the tile."""
     plan, shape, (lanes,) = state.plan, state.plan.conv.shape, place.panel.lanes
     kernel, step, dilation = shape.kernel[1], shape.strides[1], shape.dilations[1]
@@ -199,7 +186,7 @@ def _emit_four(state: _Kernel, place: _Place, tiles: tuple[Tile, Tile | None], r
                     tile.set(0, m, vnni.dot(tile.get(0, m), value, factor))
 
 
-def _column(state: _Kernel, place: _Place, rows: range, column: Expr) -> Expr:
+def _column(state: _State, place: _Place, rows: range, column: Expr) -> Expr:
     """The unsigned activations of an input column under ``rows`` of the kernel, a dword for each channel."""
     shape, points, (lanes,) = state.plan.conv.shape, state.plan.points, place.panel.lanes
     total: Expr = None

@@ -69,7 +69,7 @@ def emit(name: str, plan: PoolPlan, epilogue: Epilogue, target: Target) -> Kerne
             epilogue.views(operands, sizes),
         )
         (_emit_rows if plan.by_rows else _emit_panels)(state, made)
-    return made.kernel(plan.tasks, shape.work, target)
+    return made.kernel(plan.tasks, shape.work, target, plan.note)
 
 
 def _emit_rows(state: State, made: Signature) -> None:

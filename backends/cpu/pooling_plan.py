@@ -7,6 +7,7 @@ from math import prod
 from typing import Literal
 
 from onyxc.backends.cpu.blocking import Panel, Tiles, row_tiles, split_panels
+from onyxc.backends.cpu.convolution_plan import tile_words
 from onyxc.backends.cpu.shapes import Strides
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.types import itemsize
@@ -76,6 +77,12 @@ class PoolPlan:
         """Units of work: rows of all images, or panels of all images, times rows."""
         rows = self.shape.batch * self.shape.out_size[0]
         return rows if self.by_rows else rows * sum(p.count for p in self.panels)
+
+    @property
+    def note(self) -> str:
+        """The plan in words."""
+        order = ", columns first" if self.by_columns else ""
+        return f"{self.shape.kind} pool, tiles of {tile_words(self.panels, self.tiles)}{order}"
 
 
 def plan(shape: PoolShape, target: Target) -> PoolPlan:

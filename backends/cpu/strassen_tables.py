@@ -11,48 +11,39 @@ Every table is proved by `Algorithm.is_exact`: the tests multiply it out.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
 
 _SIGNS = {"+": 1, "0": 0, "-": -1}
+Signs = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Algorithm:
-    """A product of an ``m`` x ``k`` by a ``k`` x ``n`` matrix of blocks; ``table`` as above."""
+    """A product of an ``m`` x ``k`` by a ``k`` x ``n`` matrix of blocks.
 
-    name: str
+    ``left``: signs [product, block of A] of the left factors; ``right``: [product, block of B]; ``result``: [block of C,
+    product].
+    """
+
     m: int
     k: int
     n: int
-    table: str
-
-    @cached_property
-    def _columns(self) -> list[np.ndarray[Any, Any]]:
-        words = [line.split() for line in self.table.split("\n") if line.strip()]
-        return [np.array([[_SIGNS[c] for c in line[i]] for line in words], np.int8) for i in range(3)]
-
-    @property
-    def left(self) -> np.ndarray[Any, Any]:
-        """Signs [product, block of A] of the left factors."""
-        return self._columns[0]
-
-    @property
-    def right(self) -> np.ndarray[Any, Any]:
-        """Signs [product, block of B] of the right factors."""
-        return self._columns[1]
-
-    @property
-    def result(self) -> np.ndarray[Any, Any]:
-        """Signs [block of C, product] of the result."""
-        return self._columns[2].T
+    left: Signs
+    right: Signs
+    result: Signs
 
     @property
     def products(self) -> int:
         """Number of products of blocks."""
         return len(self.left)
+
+    @property
+    def name(self) -> str:
+        """Sizes and products in words."""
+        return f"{self.m} x {self.k} x {self.n} in {self.products} products"
 
     @property
     def saving(self) -> float:
@@ -69,6 +60,11 @@ class Algorithm:
         return int((np.abs(self.result) * terms).sum(1).max())
 
     @property
+    def roundings(self) -> int:
+        """Additions, at most, that an element goes through outside of the sums themselves."""
+        return int(sum(np.abs(signs).sum(1).max() for signs in (self.left, self.right, self.result)))
+
+    @property
     def is_exact(self) -> bool:
         """Whether the products make the matrix product of the blocks."""
         m, k, n = self.m, self.k, self.n
@@ -79,26 +75,45 @@ class Algorithm:
         return bool((made == wanted).all())
 
 
-WINOGRAD = Algorithm(
-    "2 x 2 x 2 in 7 products",
+def from_table(m: int, k: int, n: int, table: str) -> Algorithm:
+    """The algorithm that ``table`` writes down, as above."""
+    words = [line.split() for line in table.split("\n") if line.strip()]
+    left, right, result = (np.array([[_SIGNS[c] for c in line[i]] for line in words], np.int8) for i in range(3))
+    return Algorithm(m, k, n, left, right, result.T)
+
+
+def nested(outer: Algorithm, inner: Algorithm) -> Algorithm:
+    """``inner`` does the products of ``outer``."""
+
+    def both(a: Signs, b: Signs, rows: tuple[int, int], columns: tuple[int, int]) -> Signs:
+        made = np.einsum("pij,qkl->pqikjl", a.reshape(-1, rows[0], columns[0]), b.reshape(-1, rows[1], columns[1]))
+        return np.asarray(made.reshape(len(a) * len(b), -1))
+
+    m, k, n = ((getattr(outer, size), getattr(inner, size)) for size in "mkn")
+    left, right = both(outer.left, inner.left, m, k), both(outer.right, inner.right, k, n)
+    result = both(outer.result.T, inner.result.T, m, n).T
+    return Algorithm(prod(m), prod(k), prod(n), left, right, result)
+
+
+# V. Strassen, Gaussian elimination is not optimal, 1969
+STRASSEN = from_table(
     2,
     2,
     2,
     """
-    +000 +000 ++++
-    0+00 00+0 +000
-    ++-- 000+ 0+00
-    000+ +--+ 00-0
-    00++ -+00 0+0+
-    -0++ +-0+ 0+++
-    +0-0 0-0+ 00++
+    +00+ +00+ +00+
+    00++ +000 00+-
+    +000 0+0- 0+0+
+    000+ -0+0 +0+0
+    ++00 000+ -+00
+    -0+0 ++00 000+
+    0+0- 00++ +000
     """,
 )
 
 # as few products as J. E. Hopcroft and L. R. Kerr have (On minimizing the number of multiplications necessary for matrix
 # multiplication, 1971); found by a search over flips of two products, then made sparse by changes of basis
-HOPCROFT_KERR = Algorithm(
-    "2 x 3 x 3 in 15 products",
+HOPCROFT_KERR = from_table(
     2,
     3,
     3,
@@ -121,4 +136,4 @@ HOPCROFT_KERR = Algorithm(
     """,
 )
 
-ALGORITHMS = (WINOGRAD, HOPCROFT_KERR)
+ALGORITHMS = (STRASSEN, HOPCROFT_KERR, nested(STRASSEN, STRASSEN))

@@ -54,12 +54,13 @@ def evaluate(sums: Sums, terms: Sequence[Number], keep: Callable[[Number], Numbe
     values: list[Any] = list(terms)
     for i, j, sign in sums.shared:
         values.append(keep(values[i] + values[j] if sign > 0 else values[i] - values[j]))
-    made = []
-    for row in sums.sums:
-        first = next((t for t in row if t[1] > 0), row[0])
-        total = values[first[0]] if first[1] > 0 else -values[first[0]]
-        for term, sign in row:
-            if term != first[0]:
-                total = total + values[term] if sign > 0 else total - values[term]
-        made.append(total)
-    return made
+    return [signed_sum([(values[term], sign) for term, sign in row]) for row in sums.sums]
+
+
+def signed_sum(terms: Sequence[tuple[Any, int]]) -> Any:
+    """The sum of (term, sign); it starts with the first positive term, so that it has a negation only if it must."""
+    start = next((i for i, (_, sign) in enumerate(terms) if sign > 0), 0)
+    total = terms[start][0] if terms[start][1] > 0 else -terms[start][0]
+    for term, sign in (*terms[:start], *terms[start + 1 :]):
+        total = total + term if sign > 0 else total - term
+    return total

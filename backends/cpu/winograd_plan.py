@@ -20,10 +20,13 @@ from onyxc.backends.target import Target
 
 FLOAT = 4  # bytes
 _LINE = 64 // FLOAT  # elements of a cache line
-_FEW = 12  # tiles of a strip
+_FEW = 12  # tiles of a strip, at least
+_ROOM = 0.8  # share of L2 for scratch memory
+_KEPT = 0.6  # share of L2 that weights may need to stay there
 _FROM_MEMORY = 16 << 20  # bytes of weights that do not stay in L3
 _WIDEST = 10  # tiles in registers: with more, broadcasts cost as much as products
 _AGAIN = 0.04  # cycles for a vector of weights that is read from L2
+_PASS = 0.5  # cycles for a vector of weights that is read for one more strip
 _MOST = 4  # scratch memory in units of L2
 
 
@@ -140,15 +143,15 @@ def make(shape: ConvShape, outputs: tuple[int, int], target: Target) -> Winograd
     columns = _columns(shape, horizontal)
     unroll = next(u for u in (4, 2, 1) if shape.group_in % u == 0)
 
-    def blocked(blocks: int, width: int) -> WinogradPlan:
+    def blocked(blocks: int, width: int) -> list[WinogradPlan]:
         panels = split_panels(shape.group_out, lanes, blocks)
         scratch = points * (_padded(shape.in_channels, lanes) + panels[0].width) * FLOAT
-        strip = _strip(tiles, width, scratch, weights, target)
-        return WinogradPlan(shape, vertical, horizontal, columns, panels, lanes, width, strip, unroll)
+        strips = _strips(tiles, width, scratch, weights, target)
+        return [WinogradPlan(shape, vertical, horizontal, columns, panels, lanes, width, s, unroll) for s in strips]
 
     most = min(tiles, _WIDEST), ceil(shape.group_out / lanes)
-    made = [blocked(*tile) for tile in register_tiles(target) if tile[1] <= most[0] and tile[0] <= most[1]]
-    return min(made, key=lambda plan: _halves_cycles(plan, target))
+    fit = [tile for tile in register_tiles(target) if tile[1] <= most[0] and tile[0] <= most[1]]
+    return min((plan for tile in fit for plan in blocked(*tile)), key=lambda plan: _halves_cycles(plan, target))
 
 
 def product_cycles(plan: WinogradPlan, target: Target) -> float:
@@ -157,10 +160,10 @@ def product_cycles(plan: WinogradPlan, target: Target) -> float:
 
 
 def _halves_cycles(plan: WinogradPlan, target: Target) -> float:
-    """The mean of that and of twice the larger half, where two threads share the tasks."""
+    """The mean of that and of twice the larger half, where two threads share the tasks, and of reading weights again."""
     tasks = _task_cycles(plan, target)
     first, total = sum(tasks[: len(tasks) // 2]), sum(tasks)
-    return total / 2 + max(first, total - first)
+    return total / 2 + max(first, total - first) + _PASS * (plan.strips - 1) * (plan.packed_size // plan.lanes)
 
 
 def _task_cycles(plan: WinogradPlan, target: Target) -> list[float]:
@@ -198,14 +201,15 @@ def _columns(shape: ConvShape, along: Transform) -> tuple[Columns, ...]:
     return tuple(made)
 
 
-def _strip(tiles: int, width: int, tile: int, weights: int, target: Target) -> int:
-    """Tiles of a strip; ``tile``: bytes of scratch a tile, ``weights``: bytes of all.
+def _strips(tiles: int, width: int, tile: int, weights: int, target: Target) -> list[int]:
+    """Tiles of a strip, by choice; ``tile``: bytes of scratch a tile, ``weights``: bytes of all.
 
-    Few, so that scratch memory stays in L2, unless the weights would come from memory for each strip.
+    As many as stay in L2, and fewer; few, if all weights stay there too; more, if they would come from memory for each.
     """
-    most = _FEW if weights < _FROM_MEMORY else max(_FEW, _MOST * target.l2 // tile)
-    strips = max(1, round(tiles / most))
-    return ceil(ceil(tiles / strips) / width) * width
+    room = _ROOM * target.l2 if weights < _FROM_MEMORY else _MOST * target.l2
+    most = _FEW if weights <= _KEPT * target.l2 else max(_FEW, room // tile)
+    least = ceil(tiles / most)
+    return [ceil(ceil(tiles / strips) / width) * width for strips in (least, least + 1)]
 
 
 def pack(weights: np.ndarray[Any, Any], plan: WinogradPlan) -> np.ndarray[Any, Any]:

@@ -86,9 +86,7 @@ class _Writer:
             self.transfer(DOWNLOAD, buffer, self.staging[buffer])
         self.close(1)
         most = max([1, *(len(s.args) for s in self.program.walk() if isinstance(s, Call))])
-        records = [
-            f"{{{string(k.name)}, {_braces(k.grid)}, {_braces(k.block)}, {k.shared_bytes}}}" for k in self.kernels
-        ]
+        records = [f"{{{string(k.name)}, {_braces(k.grid)}, {_braces(k.block)}, {k.shared_bytes}}}" for k in self.kernels]
         segments = [_braces(s) for s in self.segments]
         return "\n".join(
             [

@@ -35,9 +35,7 @@ def build(name: str, input_specs: Sequence[Spec], imp: Imperative, target: Targe
     return Kernel(name, source=source, grid=(max(1, blocks), 1, 1), block=(threads, 1, 1), work=imp.work)
 
 
-def _function(
-    name: str, input_specs: Sequence[Spec], imp: Imperative, target: Target, blocks: int, threads: int
-) -> Any:
+def _function(name: str, input_specs: Sequence[Spec], imp: Imperative, target: Target, blocks: int, threads: int) -> Any:
     with IRBuilder() as builder, T.prim_func():
         T.func_name(name)
         T.func_attr({**attributes(name, target), "calling_conv": 2, "tirx.is_global_func": True})

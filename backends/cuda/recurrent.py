@@ -101,9 +101,7 @@ def build(name: str, node: Node) -> Kernel | None:
     name = lower.symbol(name)
     fields = {
         "name": name,
-        "parameters": ", ".join(
-            f"{'int' if p == 'lengths' else 'float'}* __restrict__ {p}" for p in (*inputs, *outputs)
-        ),
+        "parameters": ", ".join(f"{'int' if p == 'lengths' else 'float'}* __restrict__ {p}" for p in (*inputs, *outputs)),
         "threads": THREADS,
         "T": s.steps,
         "N": s.batch,

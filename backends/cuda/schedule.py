@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import s_tir, tirx
 
 from onyxc.backends.lowering.scalar import highest, lowest
@@ -18,9 +20,13 @@ LONG = 128  # terms: from here on a warp shares a sum
 
 def _teach(combine: Callable[[Any, Any], Any], identity: Callable[[str], Any]) -> None:
     """Let TVM share a reduction among threads although its identity is another than TVM's own (a finite number)."""
-    tvm.get_global_func("s_tir.schedule.RegisterReducer")(
-        1, lambda left, right: [combine(left[0], right[0])], lambda values: [identity(str(values[0].ty.dtype))]
+    functions = (
+        tvm_ffi.convert(lambda left, right: [combine(left[0], right[0])]),
+        tvm_ffi.convert(lambda values: [identity(str(values[0].ty.dtype))]),
     )
+    tvm.get_global_func("s_tir.schedule.RegisterReducer")(1, *functions)
+    for function in functions:  # TVM would give them back when the process ends, after Python has: they stay for good
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(function))
 
 
 _teach(tirx.max, lowest)

@@ -3,34 +3,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Protocol
 
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.expression import Expr, dtype_of, occurrences, substitute
 from onyxc.backends.kernels.floats import decode, encode, memory_dtype
-from onyxc.backends.kernels.nest import Fold, Scope
-
-
-class Point(Protocol):
-    """What a state asks of the writer of the loops: the values at the current point."""
-
-    def bind(self, scope: Scope) -> None:
-        """Bind what the scope shares between its values."""
-
-    def emit(self, expr: Expr) -> Expr:
-        """``expr`` in terms of the current loops."""
-
-    def hold(self, value: Expr) -> Expr:
-        """``value`` computed once, for several uses at the current point."""
+from onyxc.backends.kernels.nest import Fold
+from onyxc.backends.kernels.point import Point
 
 
 class State:
     """The accumulators of a fold: one local buffer a result, ``lanes`` long."""
 
-    def __init__(self, writer: Point, fold: Fold, lanes: int) -> None:
-        self.writer, self.fold, self.lanes = writer, fold, lanes
+    def __init__(self, point: Point, fold: Fold, lanes: int) -> None:
+        self.point, self.fold, self.lanes = point, fold, lanes
         self.kinds = [dtype_of(s) for s in fold.sources]
         self.buffers = [T.alloc_buffer((lanes,), memory_dtype(k), scope="local") for k in self.kinds]
 
@@ -51,7 +38,7 @@ class State:
         """The combiner applied."""
         env = dict(zip(self.fold.operands, [*left, *right], strict=True))
         results = [substitute(r, env) for r in self.fold.combined]
-        return results if len(results) == 1 else [self.writer.hold(r) for r in results]
+        return results if len(results) == 1 else [self.point.hold(r) for r in results]
 
     def include(self, lane: Expr, values: list[Expr]) -> None:
         """Combine ``values`` into one lane."""
@@ -59,11 +46,11 @@ class State:
 
     def add(self, lane: Expr) -> None:
         """Combine the sources at the current point into one lane."""
-        self.writer.bind(self.fold.scope)
-        values = [self.writer.emit(s) for s in self.fold.sources]
+        self.point.bind(self.fold.scope)
+        values = [self.point.emit(s) for s in self.fold.sources]
         rights = self.fold.operands[len(values) :]
         used = [sum(node.same_as(r) for e in self.fold.combined for node in occurrences(e)) for r in rights]
-        self.include(lane, [v if n < 2 else self.writer.hold(v) for v, n in zip(values, used, strict=True)])
+        self.include(lane, [v if n < 2 else self.point.hold(v) for v, n in zip(values, used, strict=True)])
 
     def combine_lanes(self) -> None:
         """Halve the lanes until one is left."""

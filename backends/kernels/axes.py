@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
+import tvm
 from tvm import tirx
 from tvm.tirx import expr as nodes
 
@@ -20,6 +21,7 @@ from onyxc.backends.kernels.expression import (
     is_guard,
     is_load,
     operands,
+    substitute,
     walk,
 )
 from onyxc.backends.kernels.nest import Nest, Scope, expressions, rewrite
@@ -129,12 +131,16 @@ def _cuts_of(comparison: Any, var: Var, ranges: Mapping[Var, int]) -> set[int]:
 def cuts(exprs: Sequence[Expr], var: Var, extent: int, ranges: Mapping[Var, int]) -> list[int]:
     """Boundaries 0 = b0 < b1 < ... = extent between which the conditions on ``var`` do not change.
 
-    Padding and Concat guard accesses by conditions on the vector axis; cut there, the inside runs as plain
-    vectors. Any cuts are right, these are the useful ones; too many are none.
+    Padding and Concat guard accesses by conditions on the vector axis, Resize limits its indices; cut there, the inside
+    runs as plain vectors. Any cuts are right, these are the useful ones; too many are none.
     """
     found: set[int] = set()
     for expr in exprs:
         for node in walk(expr):
+            if is_load(node):
+                for part in walk(node.indices[0]):
+                    if isinstance(part, nodes.Min | nodes.Max) and free_vars(part) == {var}:
+                        found |= _change(part, var, extent)
             if is_guard(node):
                 for part in walk(node.args[0]):
                     if isinstance(part, COMPARISONS):
@@ -143,6 +149,22 @@ def cuts(exprs: Sequence[Expr], var: Var, extent: int, ranges: Mapping[Var, int]
     if len(inside) > 12:
         return [0, extent]
     return [0, *inside, extent]
+
+
+def _change(limit: Expr, var: Var, extent: int) -> set[int]:
+    """Where the other operand of a minimum or maximum becomes its value, if that happens once."""
+    analyzer = tvm.sym.Analyzer()
+
+    def first(at: int) -> bool:
+        return bool(analyzer.can_prove(substitute(limit.a < limit.b, {var: tirx.const(at, "int32")})))
+
+    low, high = 0, extent - 1
+    if first(low) == first(high):
+        return set()
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if first(middle) == first(0) else (low, middle)
+    return {high}
 
 
 def friendliness(exprs: Sequence[Expr], var: Var) -> int:

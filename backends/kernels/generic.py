@@ -17,7 +17,7 @@ from onyxc.backends.kernels.codegen import attributes, plain
 from onyxc.backends.kernels.group import plan
 from onyxc.backends.kernels.loops import lower
 from onyxc.backends.kernels.nest import Nest, SplitGroup, Strides, key, shape_of, stages
-from onyxc.backends.kernels.schedule import element_bytes, mathematics, schedule
+from onyxc.backends.kernels.schedule import element_bytes, mathematics, schedule, words
 from onyxc.backends.program import Kernel
 from onyxc.backends.target import Target
 
@@ -42,7 +42,7 @@ def _kernel(name: str, nest: Nest, inputs: Sequence[Any], target: Target) -> Ker
     except Exception:  # whatever TVM's passes dislike about the vectors, scalar loops are right
         decided = schedule(nest, target, simple=True)
         func = plain(lower(name, nest, list(inputs), decided, attrs), target)
-    return Kernel(name, decided.tasks, func, work=decided.work)
+    return Kernel(name, decided.tasks, func, work=decided.work, note=words(nest, decided))
 
 
 def build(name: str, inputs: Sequence[Any], outputs: Sequence[Any], target: Target) -> Kernel:

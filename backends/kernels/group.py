@@ -171,7 +171,7 @@ class Planner:
     ) -> Expr:
         body = tensor.op.body[int(tensor.value_index)]
         if isinstance(body, nodes.Reduce):
-            return self._fold(tensor, indices, scope, root, guarded)
+            return self._fold(tensor, indices, root, guarded)
         if not root:
             if isinstance(body, nodes.Cast) and dtype_of(body) in FORMATS:
                 raise SplitGroup(tensor, "rounding to float8 happens in memory")
@@ -193,7 +193,7 @@ class Planner:
         scope.bound.append((key(tensor), indices, var))
         return var
 
-    def _fold(self, tensor: Any, indices: list[Expr], scope: Scope, root: bool, guarded: bool) -> Expr:
+    def _fold(self, tensor: Any, indices: list[Expr], root: bool, guarded: bool) -> Expr:
         op, slot = tensor.op, int(tensor.value_index)
         for known in self.nest.folds:
             if known.tensor.op.same_as(op):

@@ -70,7 +70,7 @@ class Imperative:
 def build_imperative(name: str, input_specs: Sequence[Spec], imp: Imperative, target: Target) -> Kernel:
     """The CPU kernel ``name(inputs..., outputs..., scratch..., begin, end)``."""
     func = plain(build_body(name, input_specs, imp, target), target)
-    return Kernel(name, imp.tasks, func, work=imp.work)
+    return Kernel(name, imp.tasks, func, work=imp.work, note=f"program of {imp.tasks} tasks")
 
 
 def build_body(name: str, input_specs: Sequence[Spec], imp: Imperative, target: Target) -> Any:

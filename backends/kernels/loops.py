@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from math import prod
 from typing import Any
@@ -15,12 +16,14 @@ from tvm.tirx import expr as nodes
 from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.accumulators import State
-from onyxc.backends.kernels.axes import cuts, friendliness, safe_everywhere, scope_ranges
-from onyxc.backends.kernels.expression import Expr, Var, dtype_of, free_vars, identity, is_guard, is_load, transform
-from onyxc.backends.kernels.floats import FORMATS, decode, encode, encode8, memory_dtype
+from onyxc.backends.kernels.axes import cuts, friendliness
+from onyxc.backends.kernels.expression import Expr, Var, dtype_of, identity
+from onyxc.backends.kernels.floats import memory_dtype
 from onyxc.backends.kernels.lengths import blocks, pieces
-from onyxc.backends.kernels.nest import Fold, Nest, Scope, expressions, key
+from onyxc.backends.kernels.nest import Fold, Nest, expressions, key
+from onyxc.backends.kernels.point import Point
 from onyxc.backends.kernels.schedule import BLOCK, STRIP, Schedule, level_of
+from onyxc.backends.kernels.shuffles import distances, near_loads, shuffled
 from onyxc.backends.kernels.squares import same_load, transpose, turned_loads
 
 
@@ -47,54 +50,14 @@ def lower(name: str, nest: Nest, inputs: list[Any], plan: Schedule, attrs: Mappi
     return builder.get()
 
 
-class Writer:
-    """Writes the statements of one nest with TVM's IRBuilder."""
+class Writer(Point):
+    """Writes the loops of one nest around its points."""
 
     def __init__(self, nest: Nest, plan: Schedule, env: dict[Var, Expr], outputs: list[Any]) -> None:
-        self.nest, self.plan, self.env, self.outputs = nest, plan, env, outputs
-        self.ranges = scope_ranges(nest.scope, *(f.scope for f in nest.folds))
-        self.analyzer = tvm.sym.Analyzer()
+        super().__init__(nest, env, outputs)
+        self.plan = plan
         self.levels = [level_of(f, nest.scope) for f in nest.folds]
-        self.lane: Var | None = None  # axis that is a vector in the statement being written
-        self.number: Expr = tirx.const(0, "int32")  # lane of that vector
-        self.width = 1  # lanes of it
         self.strip: tuple[Var, Expr, Expr] | None = None  # axis, first, count of the loop around a vector
-        self.turned: dict[int, Any] = {}  # identity of a load -> the square that holds it
-        self.row: Expr = tirx.const(0, "int32")  # where the current row begins in the squares
-
-    # --- expressions
-
-    def emit(self, expr: Expr) -> Expr:
-        """``expr`` with the axes, buffers and results that are known by now."""
-        lane = self.lane
-
-        def visit(node: Expr) -> Expr | None:
-            if isinstance(node, tirx.Var):
-                value = self.env.get(node)
-                return value() if callable(value) and not isinstance(value, tvm.ir.Expr) else value
-            if is_load(node) and identity(node) in self.turned:
-                return tirx.BufferLoad(self.turned[identity(node)], [self.row + self.number])
-            if is_load(node):
-                index = self.analyzer.simplify(self.emit(node.indices[0]))
-                return tirx.BufferLoad(self.env.get(node.source, node.source), [index])
-            lanes_differ = lane is not None and is_guard(node) and lane in free_vars(node.args[0])
-            if lanes_differ and all(safe_everywhere(b, self.ranges) for b in node.args[1:]):
-                return nodes.Select(*(self.emit(a) for a in node.args))
-            return None
-
-        return transform(expr, visit)
-
-    def bind(self, scope: Scope) -> None:
-        """Bind what the scope shares between its values."""
-        stash = self.nest.stash
-        for var, value in scope.bindings:
-            if stash and var.same_as(stash.loaded):
-                self.env[var] = self.hold(tirx.BufferLoad(self.outputs[0], [self.offset()]))
-                continue
-            self.env[var] = self.hold(self.emit(value))
-            if stash and var.same_as(stash.stored):
-                self.env[self.nest.scope.axes[-1]] = self.env[scope.axes[-1]]
-                T.buffer_store(self.outputs[0], self.env[var], [self.offset()])
 
     # --- loops
 
@@ -165,7 +128,7 @@ class Writer:
             for row in range(side):
                 self.env[axis], self.row = first + row, tirx.const(row * side, "int32")
                 with self.vector(last, base, side):
-                    self.point()
+                    self.store()
         self.turned.clear()
 
     def square(self, load: Expr, base: Expr, first: Expr) -> Any:
@@ -192,36 +155,9 @@ class Writer:
                 self.folds(level + 1)
                 self.nested(level + 1)
         elif self.plan.dot:
-            self.point()
+            self.store()
         else:
             self.spans()
-
-    def point(self) -> None:
-        """One element of every output, scalar."""
-        self.bind(self.nest.scope)
-        for buffer, tensor, value in zip(self.outputs, self.nest.outputs, self.nest.values, strict=True):
-            kind = str(tensor.dtype)
-            result = self.emit(value)
-            code = encode8(result, kind, self.hold) if kind in FORMATS else encode(result, kind)
-            T.buffer_store(buffer, code, [self.offset()])
-
-    def hold(self, value: Expr) -> Expr:
-        """``value`` computed once, for several uses at the current point.
-
-        It waits in memory, a lane each, not in a let variable: TVM substitutes those back, into trees that grow
-        exponentially, and loses them where it takes a vector statement apart. LLVM makes registers of it.
-        """
-        kind = dtype_of(value)
-        buffer = T.alloc_buffer((self.width,), memory_dtype(kind), scope="local")
-        T.buffer_store(buffer, encode(value, kind), [self.number])
-        return decode(tirx.BufferLoad(buffer, [self.number]), kind)
-
-    def offset(self) -> Expr:
-        """Where the current point lies in an output."""
-        total: Expr = tirx.const(0, "int32")
-        for axis, step in zip(self.nest.scope.axes, self.nest.steps, strict=True):
-            total = total + self.emit(axis) * step
-        return self.analyzer.simplify(total)
 
     # --- the last axis as vectors
 
@@ -241,7 +177,9 @@ class Writer:
             with ExitStack() as stack:
                 base = start + first
                 if repeat > 1:
-                    base = base + stack.enter_context(T.serial(0, repeat)) * lanes
+                    turn = stack.enter_context(T.serial(0, repeat))
+                    self.analyzer.bind(turn, tvm.ir.Range(0, repeat))
+                    base = base + turn * lanes
                 self.block(self.analyzer.simplify(base), lanes)
 
     def block(self, base: Expr, lanes: int) -> None:
@@ -252,20 +190,28 @@ class Writer:
             if self.strip:
                 axis, first, count = self.strip
                 self.env[axis] = first + stack.enter_context(T.serial(0, count))
+            self.shuffle(base, lanes)
             with self.vector(last, base, lanes):
-                self.point()
+                self.store()
+            self.turned.clear()
 
-    @contextmanager
-    def vector(self, axis: Var, base: Expr, lanes: int) -> Iterator[Expr]:
-        """Statements in here run for ``axis`` = base .. base + lanes at once; yields the lane number."""
-        with ExitStack() as stack:
-            zero = tirx.const(0, "int32")
-            number = stack.enter_context(T.vectorized(0, lanes)) if lanes > 1 else zero
-            self.env[axis] = base + number
-            before = self.lane, self.number, self.width
-            self.lane, self.number, self.width = axis if lanes > 1 else None, number, lanes
-            yield number
-            self.lane, self.number, self.width = before
+    def shuffle(self, base: Expr, lanes: int) -> None:
+        """Local vectors of the loads whose lanes lie close together, but not one after the other."""
+        last, scope = self.nest.scope.axes[-1], self.nest.scope
+
+        def index(load: Expr, lane: int) -> Expr:
+            self.env[last] = base + lane
+            return self.emit(load.indices[0])
+
+        self.row = tirx.const(0, "int32")
+        for load in near_loads([*self.nest.values, *(v for _, v in scope.bindings)], scope.axes, lanes):
+            places = distances(partial(index, load), lanes, self.analyzer)
+            if places:
+                local = T.alloc_buffer((lanes,), dtype_of(load), scope="local")
+                first = self.analyzer.simplify(index(load, 0))
+                vector = shuffled(self.env.get(load.source, load.source), first, places)
+                T.buffer_store(local, vector, [tirx.Ramp(0, 1, lanes)])
+                self.turned[identity(load)] = local
 
     # --- reductions
 

@@ -106,6 +106,20 @@ def schedule(nest: Nest, target: Target, simple: bool = False) -> Schedule:
     return made
 
 
+def words(nest: Nest, made: Schedule) -> str:
+    """What was decided, for people."""
+    if made.lanes == 1:
+        return "loop nest, scalar"
+    vectors = f"loop nest, vectors of {made.lanes}"
+    if nest.short:
+        return f"{vectors} across short rows"
+    if made.square:
+        return f"{vectors}, squares of {made.lanes} x {made.square} turned in registers"
+    if made.inner is not None:
+        return f"{vectors} along the last axis, axis {made.inner} innermost"
+    return f"{vectors} along the {'reduced' if made.dot else 'last'} axis"
+
+
 def _chunks(extent: int, lanes: int, work: int) -> tuple[int, int]:
     """The length of a task's piece of an axis, and how many there are."""
     step = lanes * BLOCK

@@ -19,9 +19,7 @@ SUB_BYTE = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
 
 def source_dtype(node: Node) -> str:
     """The dtype of the first input as ONNX sees it."""
-    value = node.inputs[0]
-    assert value is not None
-    return value.dtype
+    return node.operand().dtype
 
 
 def plain(x: Expr, dtype: str) -> Expr:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -13,45 +12,12 @@ from tvm.tirx.script import builder as T
 from onyxc.backends.kernels.imperative import Imperative
 from onyxc.backends.lowering.code import Code, kernel
 from onyxc.backends.lowering.registry import imperative, lowers, static
-from onyxc.backends.lowering.sampling import text
 from onyxc.backends.lowering.scalar import HALF, cast
 from onyxc.backends.lowering.tensors import at, compute
 from onyxc.backends.lowering.words import Cell, Expr, fix, i32, when
 from onyxc.compiler.errors import UnsupportedError
+from onyxc.compiler.ir.einsum import parse
 from onyxc.compiler.ir.graph import Node
-
-
-@dataclass(frozen=True)
-class Equation:
-    """The subscripts of the operands and of the result; axes of an ellipsis are called "0", "1", ... from the right."""
-
-    operands: tuple[tuple[str, ...], ...]
-    result: tuple[str, ...]
-
-
-def parse(node: Node, ranks: Sequence[int]) -> Equation:
-    """The ``equation`` of an Einsum over operands of ``ranks``."""
-    left, arrow, right = text(node, "equation", "").replace(" ", "").partition("->")
-    terms = left.split(",")
-    if len(terms) != len(ranks):
-        raise UnsupportedError(f"{node.label()}: {len(terms)} terms for {len(ranks)} operands")
-
-    def labels(term: str, rank: int) -> tuple[str, ...]:
-        before, dots, after = term.partition("...")
-        free = [str(i) for i in reversed(range(rank - len(before) - len(after)))] if dots else []
-        found = (*before, *free, *after)
-        if len(found) != rank:
-            raise UnsupportedError(f"{node.label()}: {term!r} does not fit an operand of rank {rank}")
-        return found
-
-    operands = tuple(labels(t, r) for t, r in zip(terms, ranks, strict=True))
-    every = [label for operand in operands for label in operand]
-    widest = sorted({label for label in every if label.isdigit()}, reverse=True)
-    if arrow:
-        before, dots, after = right.partition("...")
-        return Equation(operands, (*before, *(widest if dots else ()), *after))
-    once = sorted({label for label in every if every.count(label) == 1 and not label.isdigit()})
-    return Equation(operands, (*widest, *once))
 
 
 @lowers("Einsum")

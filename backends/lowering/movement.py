@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from onyxc.backends.lowering.registry import aligned, axes, lowers, parameter, static, storage
+from onyxc.backends.lowering.registry import aligned, axes, lowers, parameter, required, static, storage
 from onyxc.backends.lowering.scalar import attr
 from onyxc.backends.lowering.tensors import (
     Inputs,
@@ -48,9 +48,7 @@ def slice_(node: Node, inputs: Inputs) -> list[Any]:
     """Ranges of some axes, with steps of either sign."""
     x = needed(node, inputs)
     shape = shape_of(x)
-    starts, ends = parameter(node, 1, "starts"), parameter(node, 2, "ends")
-    assert starts is not None
-    assert ends is not None
+    starts, ends = required(node, 1, "starts"), required(node, 2, "ends")
     given, steps = parameter(node, 3, "axes"), parameter(node, 4, "steps")
     along = axes(given if given is not None else np.arange(len(starts)), len(shape))
     strides = steps if steps is not None else np.ones(len(starts), np.int64)

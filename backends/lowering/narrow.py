@@ -104,9 +104,7 @@ def _encode_power(x: Expr, saturate: bool, rounding: str) -> Expr:
     more: Expr = {
         "up": fraction > like(raw, 0),
         # ties round up, below the normal numbers to even
-        "nearest": select(
-            tirx.EQ(exponent, like(raw, 0)), fraction > like(raw, 0x400000), fraction >= like(raw, 0x400000)
-        ),
+        "nearest": select(tirx.EQ(exponent, like(raw, 0)), fraction > like(raw, 0x400000), fraction >= like(raw, 0x400000)),
     }.get(rounding, fraction > like(raw, 0x7FFFFF))
     code = select(more, exponent + like(raw, 1), exponent)
     finite = exponent < like(raw, 255)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import tirx
 
-from onyxc.backends.lowering.registry import axes, lowers, parameter, storage
+from onyxc.backends.lowering.registry import axes, lowers, parameter, required, storage
 from onyxc.backends.lowering.scalar import attr
 from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, optional, padded, shape_of
 from onyxc.compiler.errors import UnsupportedError
@@ -89,8 +89,7 @@ def center_crop_pad(node: Node, inputs: Inputs) -> list[Any]:
     """Some axes cropped or zero-padded around their middle to given sizes."""
     x = needed(node, inputs)
     old = shape_of(x)
-    sizes = parameter(node, 1, "shape")
-    assert sizes is not None
+    sizes = required(node, 1, "shape")
     given = attr(node, "axes")
     along = axes(np.array(given), len(old)) if given else tuple(range(len(old)))
     before, after = [0] * len(old), [0] * len(old)

@@ -65,7 +65,7 @@ def quantize(node: Node, inputs: Inputs) -> list[Any]:
 
     def value(*index: Expr) -> Expr:
         s = granular(scale, index, len(shape), axis, block)
-        s = cast(wide(plain(s, node.inputs[1].dtype)), "float32")  # type: ignore[union-attr]
+        s = cast(wide(plain(s, node.operand(1).dtype)), "float32")
         real = cast(wide(at(x, index)), "float32") / s
         if precision in HALF:
             real = wide(cast(real, precision))
@@ -93,7 +93,7 @@ def dequantize(node: Node, inputs: Inputs) -> list[Any]:
             number = cast(number, "int32")
             if zero is not None:
                 number = number - cast(plain(granular(zero, index, len(shape), axis, block), source), "int32")
-        s = plain(granular(scale, index, len(shape), axis, block), node.inputs[1].dtype)  # type: ignore[union-attr]
+        s = plain(granular(scale, index, len(shape), axis, block), node.operand(1).dtype)
         return cast(cast(number, "float32") * cast(wide(s), "float32"), node.output.dtype)
 
     return [compute(shape, value, "dequantize")]

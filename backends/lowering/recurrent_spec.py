@@ -53,9 +53,7 @@ class Spec:
 
 def spec(node: Node) -> Spec:
     """The facts of ``node``."""
-    x, w = node.inputs[0], node.inputs[1]
-    assert x is not None
-    assert w is not None
+    x, w = node.operand(0), node.operand(1)
     first = bool(node.attrs.get("layout", 0))
     steps, batch = (x.dims[1], x.dims[0]) if first else (x.dims[0], x.dims[1])
     direction = node.attrs.get("direction", "forward")

@@ -188,12 +188,7 @@ class Steps(ABC):
                     at = self.base[key] + ((row + n) * s.gates + gate) * self.layout.padded + unit
                     put(self.buffers[key], at, value)
 
-            pairs = fix(tirx.truncdiv(rows, shape.columns))
-            with T.serial(0, pairs) as pair:
-                some(fix(pair * shape.columns), shape.columns)
-            if shape.columns > 1:
-                with T.serial(pairs * shape.columns, rows) as row:
-                    some(row, 1)
+            _in_groups(rows, shape.columns, some)
 
     def rows_of_panels(
         self,
@@ -218,12 +213,7 @@ class Steps(ABC):
                     for v, value in enumerate(vectors):
                         put(self.buffers[key], to + v * self.lanes, value)
 
-            tiles = fix(tirx.truncdiv(rows, panels.columns))
-            with T.serial(0, tiles) as tile:
-                some(fix(tile * panels.columns), panels.columns)
-            if panels.columns > 1:
-                with T.serial(tiles * panels.columns, rows) as row:
-                    some(row, 1)
+            _in_groups(rows, panels.columns, some)
 
     @abstractmethod
     def step(self, step: Expr, inner: Expr) -> None:
@@ -259,3 +249,13 @@ class Steps(ABC):
                     at = fix(i32(self.state_at(b)))
                     with T.serial(0, self.spec.hidden) as j:
                         target[at + j] = self.buffers[key][self.base[key] + b * self.layout.padded + j]
+
+
+def _in_groups(rows: Expr, size: int, some: Callable[[Expr, int], None]) -> None:
+    """``some(first, count)`` over all rows: ``size`` of them at once, one by one at the end."""
+    groups = fix(tirx.truncdiv(rows, size))
+    with T.serial(0, groups) as group:
+        some(fix(group * size), size)
+    if size > 1:
+        with T.serial(groups * size, rows) as row:
+            some(row, 1)

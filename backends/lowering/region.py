@@ -11,7 +11,7 @@ from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.imperative import Imperative
 from onyxc.backends.lowering.code import Code, kernel
-from onyxc.backends.lowering.registry import imperative, lowers, parameter, static
+from onyxc.backends.lowering.registry import imperative, lowers, parameter, required, static
 from onyxc.backends.lowering.sampling import text
 from onyxc.backends.lowering.scalar import cast, like, select
 from onyxc.backends.lowering.tensors import at, compute, needed, optional, ravel, unravel
@@ -56,9 +56,7 @@ def roi_align(node: Node) -> Imperative:
         def number(value: float) -> Expr:
             return tirx.const(value, kind)
 
-        left, top, right, bottom = (
-            fix(rois[roi * 4 + i] * number(scale) - number(0.5 if half else 0.0)) for i in range(4)
-        )
+        left, top, right, bottom = (fix(rois[roi * 4 + i] * number(scale) - number(0.5 if half else 0.0)) for i in range(4))
         sizes = [bottom - top, right - left]
         if not half:
             sizes = [tirx.max(s, number(1)) for s in sizes]
@@ -159,16 +157,12 @@ def deform_conv(node: Node, inputs: Sequence[Any]) -> list[Any]:
 def col2im(node: Node, inputs: Sequence[Any]) -> list[Any]:
     """Every pixel is the sum of the windows that cover it."""
     x = needed(node, inputs)
-    sizes, window = parameter(node, 1, "image_shape"), parameter(node, 2, "block_shape")
-    assert sizes is not None
-    assert window is not None
+    sizes, window = required(node, 1, "image_shape"), required(node, 2, "block_shape")
     image, block = [int(v) for v in sizes], [int(v) for v in window]
     rank = len(image)
     step, dilation = numbers(node, "strides", [1] * rank), numbers(node, "dilations", [1] * rank)
     pads = numbers(node, "pads", [0] * 2 * rank)
-    places = [
-        (image[d] + pads[d] + pads[rank + d] - dilation[d] * (block[d] - 1) - 1) // step[d] + 1 for d in range(rank)
-    ]
+    places = [(image[d] + pads[d] + pads[rank + d] - dilation[d] * (block[d] - 1) - 1) // step[d] + 1 for d in range(rank)]
     batch, rows = static(node, 0).dims[:2]
     channels = rows // prod(block)
     taps = te.reduce_axis((0, prod(block)), "tap")

@@ -75,12 +75,6 @@ def imperative(*ops: str, domain: str = "") -> Callable[[Callable[[Node], Impera
     return register
 
 
-def is_lowered(domain: str, op: str) -> bool:
-    """Whether some rule is registered for the operator."""
-    key = (domain, op)
-    return key in ELEMENTWISE or key in LOWERINGS or key in IMPERATIVE
-
-
 def lower(node: Node, inputs: Sequence[te.Tensor | None]) -> list[te.Tensor]:
     """The TE tensors of a node's outputs.
 
@@ -132,10 +126,17 @@ def parameter(node: Node, index: int, what: str) -> Array | None:
     return value.const
 
 
+def required(node: Node, index: int, what: str) -> Array:
+    """The constant at input ``index``, which the operator cannot do without; errors as `parameter`."""
+    found = parameter(node, index, what)
+    if found is None:
+        raise UnsupportedError(f"{node.label()}: {what} is left out")
+    return found
+
+
 def static(node: Node, index: int) -> TensorType:
     """The static type of input ``index``."""
-    value = node.inputs[index]
-    assert value is not None
+    value = node.operand(index)
     if not value.tensor.is_static:
         raise UnsupportedError(f"{node.label()}: the shape of {value.name!r}, {value.type}, is not static")
     return value.tensor

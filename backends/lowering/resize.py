@@ -13,7 +13,7 @@ from tvm import te, tirx
 from onyxc.backends.lowering import coordinates
 from onyxc.backends.lowering.coordinates import Axis
 from onyxc.backends.lowering.quantization import finished, limits
-from onyxc.backends.lowering.registry import axes, lowers, parameter
+from onyxc.backends.lowering.registry import axes, lowers, parameter, required
 from onyxc.backends.lowering.scalar import attr, cast, like, select, wide
 from onyxc.backends.lowering.tensors import Inputs, at, compute, needed, replaced, shape_of
 from onyxc.compiler.errors import UnsupportedError
@@ -188,8 +188,7 @@ def _nearest(node: Node, x: Any, changed: dict[int, Axis], fill: float, rule: st
 def upsample(node: Node, inputs: Inputs) -> list[Any]:
     """The predecessor of Resize: enlarged by scales, asymmetric."""
     x = needed(node, inputs)
-    shape, scales = shape_of(x), parameter(node, 1, "scales")
-    assert scales is not None
+    shape, scales = shape_of(x), required(node, 1, "scales")
     changed = {
         a: coordinates.axis("asymmetric", shape[a], node.output.dims[a], float(s), (0.0, 1.0), False)
         for a, s in enumerate(scales)

@@ -7,7 +7,7 @@ No repacking of w: right for recurrent networks, where a weight is used once a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,8 +16,6 @@ from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.imperative import Array
 from onyxc.backends.lowering.words import Expr, cast, fix, span
-
-Address = Callable[[Expr], Expr]
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def _merge(left: Expr, right: Expr, sums: int, lanes: int) -> Expr:
     return a + b
 
 
-def _transposed_sum(vectors: Sequence[Expr], lanes: int) -> Expr:
+def transposed_sum(vectors: Sequence[Expr], lanes: int) -> Expr:
     """Lane m of the result is the sum over all lanes of ``vectors[m]``; as many vectors as lanes."""
     found, sums = list(vectors), 1
     while len(found) > 1:
@@ -129,7 +127,7 @@ def products(
             sums = [s + t for s, t in zip(sums, terms(done, lanes), strict=True)]
             done += lanes
         sums = [fix(s) for s in sums]
-    found = [_transposed_sum(sums[n * rows : (n + 1) * rows], rows) for n in range(columns)]
+    found = [transposed_sum(sums[n * rows : (n + 1) * rows], rows) for n in range(columns)]
     for k in range(done, depth):
         factor = take(w, first + k, rows, dtype, pitch)
         found = [f + factor * spread(cast(xs[s + k], dtype), rows) for f, s in zip(found, starts, strict=True)]

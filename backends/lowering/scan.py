@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.imperative import Imperative
 from onyxc.backends.lowering.code import Code, kernel
-from onyxc.backends.lowering.registry import axes, imperative, parameter, static
+from onyxc.backends.lowering.registry import axes, imperative, required, static
 from onyxc.backends.lowering.words import Cell, Expr, fix, split
 from onyxc.compiler.ir.graph import Node
 
@@ -21,8 +21,7 @@ def cumulative(node: Node) -> Imperative:
     Along the last axis the total is a register; otherwise rows are added to rows.
     """
     dims = static(node, 0).dims
-    where = parameter(node, 1, "axis")
-    assert where is not None
+    where = required(node, 1, "axis")
     (axis,) = axes(where, len(dims))
     outer, length, inner = split(dims, axis)
     exclusive, reverse = bool(node.attrs.get("exclusive", 0)), bool(node.attrs.get("reverse", 0))

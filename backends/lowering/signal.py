@@ -18,7 +18,7 @@ from tvm.tirx.script import builder as T
 
 from onyxc.backends.kernels.imperative import Array, Imperative
 from onyxc.backends.lowering.code import Code, kernel
-from onyxc.backends.lowering.registry import axes, imperative, parameter, static
+from onyxc.backends.lowering.registry import axes, imperative, parameter, required, static
 from onyxc.backends.lowering.words import Cell, Expr, cast, fix, i32, split
 from onyxc.compiler.errors import UnsupportedError
 from onyxc.compiler.ir.graph import Node
@@ -155,12 +155,12 @@ def dft(node: Node) -> Imperative:
             work[transform.at(3, 0)] = 0
             if length % 2 == 0 and known == length // 2 + 1:
                 work[transform.at(3, length // 2)] = 0
-        store(code, transform, y, (o * kept * inner + i) * shape[-1], inner * shape[-1], kept, shape[-1])
+        store(transform, y, (o * kept * inner + i) * shape[-1], inner * shape[-1], kept, shape[-1])
 
     return lines(node, (length, outer * inner), inverse, shape, write)
 
 
-def store(code: Code, transform: Transform, y: Array, start: Expr, step: int, kept: int, parts: int) -> None:
+def store(transform: Transform, y: Array, start: Expr, step: int, kept: int, parts: int) -> None:
     """Run the transform, and write its first ``kept`` elements ``step`` apart."""
     result = transform.run()
     scale = tirx.const(1 / transform.length if transform.inverse else 1.0, transform.kind)
@@ -174,8 +174,7 @@ def store(code: Code, transform: Transform, y: Array, start: Expr, step: int, ke
 def stft(node: Node) -> Imperative:
     """A line is a frame of the signal times the window."""
     batch, total, parts = (*static(node, 0).dims, 1)[:3]
-    step, size = parameter(node, 1, "frame_step"), parameter(node, 3, "frame_length")
-    assert step is not None
+    step, size = required(node, 1, "frame_step"), parameter(node, 3, "frame_length")
     hop = int(step.reshape(-1)[0])
     window = node.input(2)
     width = window.dims[0] if window is not None else 0
@@ -196,6 +195,6 @@ def stft(node: Node) -> Imperative:
         with T.serial(used, length) as t:
             transform.work[transform.at(2, t)] = 0
             transform.work[transform.at(3, t)] = 0
-        store(code, transform, code.outs[0], line * (kept * 2), 2, kept, 2)
+        store(transform, code.outs[0], line * (kept * 2), 2, kept, 2)
 
     return lines(node, (length, batch * frames), False, (batch, frames, kept, 2), write)

@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as T
 from onyxc.backends.kernels.imperative import Array, Imperative
 from onyxc.backends.lowering.code import Code, kernel
 from onyxc.backends.lowering.dynamic import axis_of
-from onyxc.backends.lowering.registry import axes, imperative, parameter, static
+from onyxc.backends.lowering.registry import axes, imperative, required, static
 from onyxc.backends.lowering.words import (
     Cell,
     Expr,
@@ -36,8 +36,7 @@ def topk(node: Node) -> Imperative:
     The result is sorted also where ``sorted`` is 0, which the operator allows.
     """
     dims = static(node, 0).dims
-    wanted = parameter(node, 1, "K")
-    assert wanted is not None
+    wanted = required(node, 1, "K")
     (axis,) = axes(node.attrs.get("axis", -1), len(dims))
     outer, length, inner = split(dims, axis)
     k = int(wanted.reshape(-1)[0])

@@ -72,12 +72,12 @@ def label_encoder(node: Node, inputs: Sequence[Any]) -> list[Any]:
     if not values or len(keys) != len(values) or len(keys) > KEYS or isinstance(values[0], str | bytes):
         raise UnsupportedError(f"{node.label()}: keys and values must be at most {KEYS} numbers")
     names = {"floats": "default_float", "int64s": "default_int64", "tensor": "default_tensor"}
-    default = node.attrs.get(names[source], {"floats": -0.0, "int64s": -1}.get(source, 0))
+    default: Any = node.attrs.get(names[source], {"floats": -0.0, "int64s": -1}.get(source, 0))
     default = default.reshape(-1)[0].item() if isinstance(default, np.ndarray) else default
 
     def element(*index: Expr) -> Expr:
         value = at(x, index)
-        found: Expr = const(default, result)  # type: ignore[arg-type]
+        found: Expr = const(default, result)
         for key, answer in reversed(list(zip(keys, values, strict=True))):
             same = tirx.isnan(value) if isinstance(key, float) and isnan(key) else tirx.EQ(value, const(key, kind))
             found = tirx.Select(same, const(answer, result), found)

@@ -31,6 +31,7 @@ static Context *body_create(int threads, const char *weights_path); /* null afte
 static int body_run(Context *context);                              /* ONYXC_OK or an error code after fail() */
 static void *body_input(Context *context, int index);
 static const void *body_output(Context *context, int index);
+static int body_bind(Context *context, int index, void *memory); /* outputs behind inputs; 1: it cannot */
 static const int64_t *body_output_shape(Context *context, int index); /* null: the static shape holds */
 static void body_destroy(Context *context);
 static Timing body_timing(Context *context);

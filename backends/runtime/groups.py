@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from onyxc.backends.artifact.manifest import Group
+from onyxc.backends.interface import Group
 from onyxc.backends.runtime.specs import Array
 from onyxc.compiler.errors import InputError
 

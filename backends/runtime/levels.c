@@ -7,6 +7,7 @@ typedef struct {
     void (*entry)(Pool *pool, char *A, char *W, char *S); /* runs all steps */
     void (*profiled)(Pool *pool, char *A, char *W, char *S, Clock *clock);
     const int64_t *input_places, *output_places, *count_places;
+    const char *apart; /* for each input, then each output, whether it may lie outside of the arena */
 } Level;
 
 static const char *missing_feature(const Level *level) {

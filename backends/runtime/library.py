@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int, c_int32, c_int64, c_void_p
 from functools import partial
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from onyxc.backends.runtime.specs import Array, Spec
 from onyxc.compiler.errors import ModelError, OnyxcError
 
 VERSION = 1
+LARGE = 1 << 18  # bytes from which on a tensor is read or written where its array lies: binding it costs a microsecond
+SLACK, LINE = 64, 64  # bytes behind a tensor that kernels may read; bytes of a cache line
 
 
 class _TensorV1(Structure):
@@ -38,6 +41,7 @@ class TableV1(Structure):
         ("version", c_int32),
         ("inputs", c_int32),
         ("outputs", c_int32),
+        ("bytes", c_int32),
         ("name", c_char_p),
         ("target", c_char_p),
         ("input", POINTER(_TensorV1)),
@@ -52,6 +56,8 @@ class TableV1(Structure):
         ("destroy", CFUNCTYPE(None, c_void_p)),
         ("error", CFUNCTYPE(c_char_p)),
         ("level", CFUNCTYPE(c_char_p, c_void_p)),
+        ("bind_input", CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)),
+        ("bind_output", CFUNCTYPE(c_int, c_void_p, c_int, c_void_p)),
     )
 
 
@@ -97,7 +103,13 @@ class Context:
         self.output_specs = outputs
         # what a run needs, looked up once: around a small model it takes a good part of the time
         self._run = table.run
-        self._named = [(s.name, s.dtype, s.shape, a) for s, a in zip(inputs, self.inputs, strict=True)]
+        bind_in, bind_out = (table.bind_input, table.bind_output) if table.bytes >= ctypes.sizeof(TableV1) else (None, None)
+        self._named = [
+            (s.name, s.dtype, s.shape, a, self._may(bind_in, i, a))
+            for i, (s, a) in enumerate(zip(inputs, self.inputs, strict=True))
+        ]
+        self._lent: set[int] = set()
+        self._apart = [i for i, a in enumerate(self.outputs) if self._may(bind_out, i, a)]
         self._copies = [partial(self.dynamic, i) if a is None else a.copy for i, a in enumerate(self.outputs)]
 
     def accept(self, feeds: Mapping[str, Any]) -> bool:
@@ -105,20 +117,62 @@ class Context:
         named = self._named
         if len(feeds) != len(named):
             return False
-        for name, dtype, shape, place in named:
+        for index, (name, dtype, shape, place, apart) in enumerate(named):
             array = feeds.get(name)
             if type(array) is not ndarray or array.shape != shape:
                 return False
             if array.dtype is not dtype and array.dtype != dtype:
                 return False
-            place[...] = array
+            if not (apart and self._lend(index, array)):
+                place[...] = array
         return True
 
+    def take(self, arrays: Sequence[Array]) -> None:
+        """Copy in the inputs in order, or have large ones read where they lie."""
+        for index, (array, (*_, place, apart)) in enumerate(zip(arrays, self._named, strict=True)):
+            if not (apart and self._lend(index, array)):
+                place[...] = array
+
     def run(self) -> list[Array]:
-        """Run on the inputs that are in place; copies of the outputs."""
-        if self._run(self.handle):
-            raise RunError(_message(self.table))
-        return [copy() for copy in self._copies]
+        """Run on the inputs that were taken; arrays of their own for the outputs."""
+        own = {i: self._room(i) for i in self._apart}
+        try:
+            if self._run(self.handle):
+                raise RunError(_message(self.table))
+        finally:
+            if own or self._lent:
+                self._release()
+        return [own[i] if i in own else copy() for i, copy in enumerate(self._copies)]
+
+    def _may(self, bind: Any, index: int, place: Array | None) -> bool:
+        """Whether a tensor is large, and may lie outside of the context's memory."""
+        return bind is not None and place is not None and place.nbytes >= LARGE and not bind(self.handle, index, None)
+
+    def _lend(self, index: int, array: Array) -> bool:
+        """Have an input read where ``array`` lies, if it is dense and its last page holds what kernels may read behind."""
+        start = array.ctypes.data
+        last = start + array.nbytes - 1
+        fits = array.flags.c_contiguous and last // PAGESIZE == (last + SLACK) // PAGESIZE
+        self.table.bind_input(self.handle, index, start if fits else None)
+        self._lent.add(index)
+        return fits
+
+    def _room(self, index: int) -> Array:
+        """A new array, to which the next run writes an output."""
+        place = self.outputs[index]
+        assert place is not None
+        memory = np.empty(place.nbytes + SLACK + LINE, np.uint8)
+        skip = -memory.ctypes.data % LINE
+        self.table.bind_output(self.handle, index, memory.ctypes.data + skip)
+        return np.ndarray(place.shape, place.dtype, memory, skip)
+
+    def _release(self) -> None:
+        """All tensors back in the context's memory: arrays may go after the run."""
+        for index in self._lent:
+            self.table.bind_input(self.handle, index, None)
+        for index in self._apart:
+            self.table.bind_output(self.handle, index, None)
+        self._lent.clear()
 
     def dynamic(self, index: int) -> Array:
         """A copy of an output whose shape this run decided."""

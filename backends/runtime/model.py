@@ -52,8 +52,7 @@ class Model:
             context = self._context()
         try:
             if not context.accept(feeds):
-                for place, array in zip(context.inputs, checked(self.inputs, feeds), strict=True):
-                    place[...] = array
+                context.take(checked(self.inputs, feeds))
             found = context.run()
             return grouped(self.manifest.gives, found) if self._has_groups and self.manifest.gives else found
         finally:

@@ -18,6 +18,7 @@ typedef struct {
 typedef struct {
     int32_t version; /* 1 */
     int32_t inputs, outputs;
+    int32_t bytes; /* of this table, which grows at its end: read no field behind (0: nothing from level on) */
     const char *name, *target; /* several targets have commas between them */
     const OnyxcTensorV1 *input, *output;
     int64_t arena_bytes, weight_bytes;
@@ -29,6 +30,8 @@ typedef struct {
     void (*destroy)(void *context);
     const char *(*error)(void);
     const char *(*level)(void *context); /* which of the targets runs */
+    int (*bind_input)(void *context, int index, const void *memory);
+    int (*bind_output)(void *context, int index, void *memory);
 } OnyxcModelV1;
 
 #endif

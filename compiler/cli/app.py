@@ -7,9 +7,11 @@ import traceback
 
 import typer
 
+from onyxc.compiler.cli import build, demo, inspect, look, profile, use
+from onyxc.compiler.cli.exits import DONE, OURS, USER
 from onyxc.compiler.errors import OnyxcError
+from onyxc.compiler.worker import InternalError
 
-DONE, USER, USAGE, OURS = 0, 1, 2, 3
 PLEASE_REPORT = "onyxc: internal error, our fault; please report it with the model"
 
 app = typer.Typer(
@@ -20,13 +22,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command("compile")(build.compile_)
+for command in (
+    build.optimize, demo.demo, inspect.inspect, look.show, look.passes, look.targets, use.run, use.verify, use.bench,
+    profile.profile,
+):  # fmt: skip
+    app.command()(command)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line. Exit codes: 0 done, 1 the model or an option is at fault, 2 wrong usage, 3 our fault."""
-    from onyxc.compiler.cli import build, demo, inspect, look, profile, use  # noqa: F401 - they register commands
-    from onyxc.compiler.worker import InternalError
-
     try:
         app(arguments, prog_name="onyxc")
     except SystemExit as end:

@@ -10,14 +10,12 @@ import typer
 from google.protobuf.message import EncodeError
 
 from onyxc.compiler.cli import options, report
-from onyxc.compiler.cli.app import app
 from onyxc.compiler.errors import OptionError
 from onyxc.compiler.transform import Pass, Record
 
 RULES = 4  # of a pass that the table of passes shows
 
 
-@app.command("compile")
 def compile_(
     model: options.ModelPath,
     out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="Folder of the artifact.")],
@@ -61,7 +59,6 @@ def compile_(
             print(f"{noted} kernels were planned again or touch the stack in a sum: `onyxc inspect {out}` says which")
 
 
-@app.command()
 def optimize(
     model: options.ModelPath,
     out: Annotated[str, typer.Option("-o", "--out", metavar="OUT.onnx", help="The optimized model.")],

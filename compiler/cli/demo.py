@@ -9,12 +9,11 @@ import numpy as np
 import typer
 
 from onyxc.compiler.cli import report
-from onyxc.compiler.cli.app import USER, app
+from onyxc.compiler.cli.exits import USER
 
 SEEDS = 3
 
 
-@app.command()
 def demo(
     out: Annotated[str, typer.Option("-o", "--out", metavar="DIR", help="Folder of the artifact.")] = "digits",
 ) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onyxc.compiler.cli import options, report
-from onyxc.compiler.cli.app import app
 
 if TYPE_CHECKING:
     from onyxc.backends.artifact.manifest import Manifest
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 Rows = list[tuple[str, str]]
 
 
-@app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="MODEL|DIR", help="A model file or an artifact.")],
     json: options.JsonFile = "",

@@ -8,10 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from onyxc.compiler.cli import options, report
-from onyxc.compiler.cli.app import app
 
 
-@app.command()
 def show(
     model: options.ModelPath,
     svg: Annotated[str, typer.Option("--svg", metavar="FILE", help="Draw the graph into an SVG file.")] = "",
@@ -36,7 +34,6 @@ def show(
         print(format_graph(graph, names=names), end="")
 
 
-@app.command()
 def passes(json: options.JsonFile = "") -> None:
     """List the passes with their options."""
     import onyxc.passes as all_passes
@@ -64,7 +61,6 @@ def _short(value: Any) -> str:
     return options.shorten(",".join(map(str, value)) if isinstance(value, tuple) else str(value), 40)
 
 
-@app.command()
 def targets(json: options.JsonFile = "") -> None:
     """List the processors that models can be compiled for, and what plans take for granted about each."""
     from onyxc.backends import target

@@ -13,7 +13,7 @@ from onyxc.compiler.errors import OptionError
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX model file.")]
 Folder = Annotated[str, typer.Argument(metavar="DIR", help="A compiled artifact.")]
 TargetName = Annotated[str, typer.Option("--target", help="Processor, or levels of one, a,b; see `onyxc targets`.")]
-Level = Annotated[int, typer.Option("-O", min=0, max=3, help="Optimization level.")]
+Level = Annotated[int, typer.Option("-O", min=0, max=3, help="Passes: 0 only the necessary, 1 clean and fuse, 2 all.")]
 PipelineFile = Annotated[str, typer.Option("--pipeline", metavar="FILE", help="TOML file of passes, in place of -O.")]
 Dims = Annotated[list[str], typer.Option("--input-dim", metavar="NAME=N", help="Size of a symbolic dimension.")]
 Shapes = Annotated[list[str], typer.Option("--input-shape", metavar="NAME:1,3,8,8", help="Whole shape of an input.")]

@@ -7,11 +7,9 @@ from typing import Annotated
 import typer
 
 from onyxc.compiler.cli import options, report, steps
-from onyxc.compiler.cli.app import app
 from onyxc.compiler.cli.use import Inputs, inputs_of
 
 
-@app.command()
 def profile(
     folder: options.Folder,
     input: Inputs = [],  # noqa: B006

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from onyxc.compiler.cli import options, report
-from onyxc.compiler.cli.app import USER, app
+from onyxc.compiler.cli.exits import USER
 from onyxc.compiler.engines import Feeds
 from onyxc.compiler.errors import InputError, OptionError
 from onyxc.compiler.inputs import random_inputs
@@ -23,7 +23,6 @@ from onyxc.compiler.ir.graph import Array
 Inputs = Annotated[list[str], typer.Option("--input", metavar="NAME=FILE.npy", help="An input; default: seeded noise.")]
 
 
-@app.command()
 def run(
     folder: options.Folder,
     input: Inputs = [],  # noqa: B006
@@ -43,7 +42,6 @@ def run(
     report.table(("output", "type", "values"), rows)
 
 
-@app.command()
 def verify(
     model: options.ModelPath,
     folder: options.Folder,
@@ -79,7 +77,6 @@ def verify(
     raise typer.Exit(USER if bad else 0)
 
 
-@app.command()
 def bench(
     folder: options.Folder,
     model: Annotated[str, typer.Option("--model", metavar="MODEL", help="The model, for the other engines.")] = "",

@@ -23,13 +23,6 @@ from onyxc.compiler.ir.types import TensorType, Type, is_float
 TO_LAST, TO_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-def ints(node: Node, name: str) -> tuple[int, ...]:
-    """An integer-list attribute."""
-    value = node.attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(v) for v in value)
-
-
 def shuffle_order(channels: int, groups: int) -> Array:
     """The channel of x that each channel of the shuffled x is, int64 [channels]."""
     return np.arange(channels).reshape(groups, -1).T.reshape(-1)
@@ -45,9 +38,7 @@ def window(size: int, kernel: int, stride: int, dilation: int, before: int, afte
 
 
 def _input(node: Node, index: int = 0) -> TensorType:
-    value = node.inputs[index]
-    assert value is not None
-    return value.tensor
+    return node.operand(index).tensor
 
 
 @schema.own("Conv")
@@ -55,8 +46,8 @@ def conv_type(node: Node) -> tuple[Type, ...]:
     """[N, OH, OW, O]; int32 for integer inputs."""
     x, w = _input(node), _input(node, 1)
     n, h, width, _ = (x.dims[0], x.dims[2], x.dims[3], x.dims[1]) if node.attrs.get("planar") else x.dims
-    top, left, bottom, right = ints(node, "pads")
-    (sh, sw), (dh, dw) = ints(node, "strides"), ints(node, "dilations")
+    top, left, bottom, right = node.integers("pads")
+    (sh, sw), (dh, dw) = node.integers("strides"), node.integers("dilations")
     out_h = window(h, w.dims[2], sh, dh, top, bottom)
     out_w = window(width, w.dims[3], sw, dw, left, right)
     return (TensorType(x.dtype if is_float(x.dtype) else "int32", (n, out_h, out_w, w.dims[0])),)
@@ -67,8 +58,8 @@ def pool_type(node: Node) -> tuple[Type, ...]:
     """[N, OH, OW, C]."""
     x = _input(node)
     n, h, w, c = x.dims
-    top, left, bottom, right = ints(node, "pads")
-    (kh, kw), (sh, sw), (dh, dw) = (ints(node, a) for a in ("kernel_shape", "strides", "dilations"))
+    top, left, bottom, right = node.integers("pads")
+    (kh, kw), (sh, sw), (dh, dw) = (node.integers(a) for a in ("kernel_shape", "strides", "dilations"))
     ceil = bool(node.attrs["ceil_mode"])
     shape = (n, window(h, kh, sh, dh, top, bottom, ceil), window(w, kw, sw, dw, left, right, ceil), c)
     return (TensorType(x.dtype, shape),)

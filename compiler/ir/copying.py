@@ -30,7 +30,7 @@ def clone_into(source: Graph, target: Graph, mapped: dict[Value, Value], *, name
     for node in source:
         made = Node(node.op, node.domain, (), (), _attributes(node, mapped, names), node.name)
         made.outputs = tuple(copy(v, made) for v in node.outputs)
-        target._link(made, None)
+        target.insert(made)
         target.set_inputs(made, [image(v) for v in node.inputs])
         for inner in made.subgraphs():
             inner.parent = made
@@ -57,8 +57,7 @@ def inline(graph: Graph, arguments: Sequence[Value], target: Graph, before: Node
     Constants are shared. Those of another model get fresh names, for that model is used up.
     """
     if graph.root() is not target.root():
-        graphs = [graph, *(g for n in graph.walk() for g in n.subgraphs())]
-        for value in dict.fromkeys(v for g in graphs for v in g.constants()):
+        for value in dict.fromkeys(v for g in graph.graphs() for v in g.constants()):
             value.name = target.fresh_name(value.name)
     mapped: dict[Value, Value] = dict(zip(graph.inputs, arguments, strict=True))
 

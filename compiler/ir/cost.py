@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from math import prod
 
 from onyxc.compiler.ir import facts
-from onyxc.compiler.ir.channels_last import ints
 from onyxc.compiler.ir.graph import Node, Value
 from onyxc.compiler.ir.statistics import node_flops
 from onyxc.compiler.ir.types import TensorType, itemsize
@@ -43,7 +42,7 @@ def _operations(node: Node) -> int | None:
     if facts.is_elementwise(node):
         return results
     if key in facts.POOLS or op == "QAveragePool":
-        window = prod(ints(node, "kernel_shape")) if "kernel_shape" in node.attrs else 0
+        window = prod(node.integers("kernel_shape", (0,)))
         return results * window or (first.tensor.elements if first else 0)
     if key in facts.REDUCTIONS or op in _STEPS:
         return _STEPS.get(op, 1) * (first.tensor.elements if first and op != "Resize" else results)

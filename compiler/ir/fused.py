@@ -19,9 +19,7 @@ def fused_type(node: Node) -> tuple[Type, ...]:
 
 def body_of(node: Node) -> Graph:
     """The graph that a fused node computes."""
-    body = node.attrs["body"]
-    assert isinstance(body, Graph)
-    return body
+    return node.subgraph("body")
 
 
 def is_parameter(value: Value) -> bool:

@@ -1,7 +1,7 @@
 """The graph: values, nodes with use-def links, and the few operations that may change them.
 
-Nodes are a doubly linked list, so a pass may insert and erase while it walks. Everything that reads a
-value is in ``value.uses``; only the methods of `Graph` change uses, so they cannot drift.
+A pass may insert and erase nodes while it walks (`order`). Everything that reads a value is in ``value.uses``;
+only the methods of `Graph` change uses, so they cannot drift.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from onyxc.compiler.ir.order import Order
 from onyxc.compiler.ir.types import TensorType, Type
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -46,6 +47,17 @@ class Value:
         if not isinstance(self.type, TensorType):
             raise TypeError(f"{self.name} is {self.type}, not a tensor")
         return self.type
+
+    @property
+    def array(self) -> Array:
+        """The contents of a constant.
+
+        Raises:
+            ValueError: the value is none.
+        """
+        if self.const is None:
+            raise ValueError(f"{self.name} is not a constant")
+        return self.const
 
     @property
     def dtype(self) -> str:
@@ -90,13 +102,33 @@ class Node:
     attrs: dict[str, Attribute]
     name: str = ""
     graph: Graph | None = None
-    _prev: Node | None = None
-    _next: Node | None = None
 
     @property
     def output(self) -> Value:
         """The first output."""
         return self.outputs[0]
+
+    @property
+    def owner(self) -> Graph:
+        """The graph that holds the node.
+
+        Raises:
+            ValueError: none does (any more).
+        """
+        if self.graph is None:
+            raise ValueError(f"{self.label()} is in no graph")
+        return self.graph
+
+    def operand(self, index: int = 0) -> Value:
+        """Input ``index``, which the operator requires.
+
+        Raises:
+            ValueError: it is left out.
+        """
+        value = self.input(index)
+        if value is None:
+            raise ValueError(f"{self.label()} has no input {index}")
+        return value
 
     def input(self, index: int) -> Value | None:
         """Input ``index``, or None when it is left out."""
@@ -121,6 +153,17 @@ class Node:
         """Attribute ``name`` as a float."""
         value: Any = self.attrs.get(name, default)
         return float(value)
+
+    def subgraph(self, name: str) -> Graph:
+        """Attribute ``name`` as a graph.
+
+        Raises:
+            TypeError: it is something else.
+        """
+        value = self.attrs[name]
+        if not isinstance(value, Graph):
+            raise TypeError(f"{name!r} of {self.label()} is not a graph")
+        return value
 
     def subgraphs(self) -> list[Graph]:
         """Graphs among the attributes, in the order of their names."""
@@ -158,29 +201,20 @@ class Graph:
     output_names: list[str] = field(default_factory=list)
     parent: Node | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-    _first: Node | None = None
-    _last: Node | None = None
+    order: Order[Node] = field(default_factory=Order)
     _names: set[str] = field(default_factory=set)
 
     # ---- reading
 
     def __iter__(self) -> Iterator[Node]:
         """Nodes in order; nodes may be inserted and erased meanwhile (an erased one must be the current)."""
-        node = self._first
-        while node is not None:
-            following = node._next
-            yield node
-            node = node._next if node.graph is self else following
+        return iter(self.order)
 
     def __reversed__(self) -> Iterator[Node]:
-        node = self._last
-        while node is not None:
-            before = node._prev
-            yield node
-            node = node._prev if node.graph is self else before
+        return reversed(self.order)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self.order)
 
     @property
     def nodes(self) -> list[Node]:
@@ -193,6 +227,12 @@ class Graph:
             yield node
             for inner in node.subgraphs():
                 yield from inner.walk()
+
+    def graphs(self) -> Iterator[Graph]:
+        """This graph and all inner graphs, outer first."""
+        yield self
+        for node in self.walk():
+            yield from node.subgraphs()
 
     def root(self) -> Graph:
         """The outermost graph."""
@@ -271,8 +311,11 @@ class Graph:
     ) -> Node:
         """A new node with outputs of ``types``, before node ``before`` (default: at the end).
 
+        Inputs left out behind the last one that is there are dropped, so that nodes which mean the same look the same.
         Passes usually call `compiler.ir.infer.add`, which fills in default attributes and infers the types.
         """
+        while inputs and inputs[-1] is None:
+            inputs = inputs[:-1]
         node = Node(op, domain, (), (), dict(attrs or {}), name)
         hints = list(output_names) + [name or op.lower()] * (len(types) - len(output_names))
         node.outputs = tuple(
@@ -284,37 +327,15 @@ class Graph:
                 value.uses[node, index] = None
         for inner in node.subgraphs():
             inner.parent = node
-        self._link(node, before)
+        self.insert(node, before)
         return node
 
-    def _link(self, node: Node, before: Node | None) -> None:
-        node.graph = self
-        if before is None:
-            node._prev, node._next = self._last, None
-            if self._last is not None:
-                self._last._next = node
-            else:
-                self._first = node
-            self._last = node
-            return
-        if before.graph is not self:
+    def insert(self, node: Node, before: Node | None = None) -> None:
+        """Put a node that is in no graph in front of ``before`` (None: at the end)."""
+        if before is not None and before.graph is not self:
             raise ValueError(f"{before.label()} is not in this graph")
-        node._prev, node._next = before._prev, before
-        if before._prev is not None:
-            before._prev._next = node
-        else:
-            self._first = node
-        before._prev = node
-
-    def _unlink(self, node: Node) -> None:
-        if node._prev is not None:
-            node._prev._next = node._next
-        else:
-            self._first = node._next
-        if node._next is not None:
-            node._next._prev = node._prev
-        else:
-            self._last = node._prev
+        node.graph = self
+        self.order.insert(node, before)
 
     # ---- changing
 
@@ -366,8 +387,8 @@ class Graph:
         """Move ``node`` in front of ``before`` (None: to the end)."""
         if node is before:
             return
-        self._unlink(node)
-        self._link(node, before)
+        self.order.remove(node)
+        self.insert(node, before)
 
     def erase(self, node: Node) -> None:
         """Remove a node whose outputs nobody reads.
@@ -381,7 +402,7 @@ class Graph:
         self.set_inputs(node, ())
         for inner in node.subgraphs():
             inner.release()
-        self._unlink(node)
+        self.order.remove(node)
         node.graph = None
 
     def release(self) -> None:

@@ -88,9 +88,7 @@ def exponentials(scale: float | np.float32, length: int) -> Array:
 
 
 def _tensor(node: Node, index: int) -> TensorType:
-    value = node.inputs[index]
-    assert value is not None
-    return value.tensor
+    return node.operand(index).tensor
 
 
 def broadcast(shapes: Sequence[tuple[Dim, ...] | None]) -> tuple[Dim, ...] | None:

@@ -84,21 +84,15 @@ def node_flops(node: Node) -> int:
 
 
 def _conv(node: Node, weight: int = 1) -> int:
-    filters = node.inputs[weight]
-    assert filters is not None
-    return node.output.tensor.elements * prod(filters.dims[1:])
+    return node.output.tensor.elements * prod(node.operand(weight).dims[1:])
 
 
 def _conv_transpose(node: Node) -> int:
-    x, w = node.inputs[0], node.inputs[1]
-    assert x is not None
-    assert w is not None
-    return x.tensor.elements * prod(w.dims[1:])
+    return node.operand(0).tensor.elements * prod(node.operand(1).dims[1:])
 
 
-def _matmul(node: Node, second: int = 1) -> int:
-    a = node.inputs[0]
-    assert a is not None
+def _matmul(node: Node) -> int:
+    a = node.operand(0)
     inner = a.dims[0] if node.attrs.get("transA") else a.dims[-1] if a.dims else 1
     return node.output.tensor.elements * inner
 

@@ -74,8 +74,7 @@ def _graph_lines(graph: Graph, names: _Names, head: str) -> list[str]:
         known = value in names.given
         if not known:
             facts = "".join(f" {k}" for k in sorted(value.facts))
-            assert value.const is not None
-            lines.append(f"  {names(value)}: {value.type} = {format_array(value.const)}{facts}")
+            lines.append(f"  {names(value)}: {value.type} = {format_array(value.array)}{facts}")
     for node in graph:
         lines += ["  " + line for line in _node_lines(node, names)]
     lines += [f"  return {', '.join(names(v) for v in graph.outputs)}", "}"]

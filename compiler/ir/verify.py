@@ -47,10 +47,12 @@ def _verify(graph: Graph, outer: set[Value], names: dict[str, Value]) -> None:
         for inner in node.subgraphs():
             if inner.parent is not node:
                 _fail(graph, node, f"inner graph {inner.name!r} does not point back at its node")
-            if node.domain == schema.DOMAIN:  # the body of a fused group sees nothing but its inputs
-                _verify(inner, set(), {})
-            else:
-                _verify(inner, known, names)
+            # the body of a fused group sees nothing but its inputs
+            _verify(inner, *((set(), {}) if node.domain == schema.DOMAIN else (known, names)))
+    _verify_outputs(graph, known)
+
+
+def _verify_outputs(graph: Graph, known: set[Value]) -> None:
     if len(graph.outputs) != len(graph.output_names):
         _fail(graph, None, "outputs and output names differ in number")
     for index, value in enumerate(graph.outputs):

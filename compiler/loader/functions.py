@@ -40,8 +40,7 @@ def function_body(node: Node, opset: int) -> tuple[Graph, list[Value]] | None:
 
 def opset_of(node: Node) -> int:
     """The version of the node's domain in its model."""
-    assert node.graph is not None
-    root = node.graph.root()
+    root = node.owner.root()
     return root.domains.get(node.domain, 1) if node.domain else root.opset
 
 

@@ -54,9 +54,8 @@ def _graph(graph: Graph, opset: int, outer_names: Renamed) -> onnx.GraphProto:
     made.input.extend(_info(renamed.get(v, v.name), v) for v in graph.inputs)
     outer = _is_inner(graph)
     for value in () if outer else _constants(graph):
-        assert value.const is not None
         name = renamed.get(value, value.name)
-        made.initializer.append(proto.tensor_to_proto(value.const, name, value.dtype))
+        made.initializer.append(proto.tensor_to_proto(value.array, name, value.dtype))
     for node in graph:
         made.node.append(_node(node, opset, renamed))
     for index, (value, name) in enumerate(zip(graph.outputs, graph.output_names, strict=True)):
@@ -98,7 +97,7 @@ def _output_names(graph: Graph) -> Renamed:
         if value.producer is not None and value.producer.graph is graph and value not in renamed:
             renamed[value] = name
     taken = set(renamed.values())
-    inner = [g for n in graph.walk() for g in n.subgraphs()]
+    _, *inner = graph.graphs()
     others = [*_constants(graph), *(v for n in graph.walk() for v in n.outputs), *(v for g in inner for v in g.inputs)]
     renamed.update((v, f"{v.name}__inner") for v in others if v.name in taken and v not in renamed)
     return renamed

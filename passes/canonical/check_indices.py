@@ -39,10 +39,8 @@ def _check(node: Node) -> None:
     for axis, dim, column in _columns(node, data.type.shape, indices):
         wrong = column[(column < -dim) | (column >= dim)] if isinstance(dim, int) else column[:0]
         if wrong.size:
-            value = node.inputs[1]
-            assert value is not None
             raise ModelError(
-                f"{node.label()}: index {int(wrong[0])} in {value.name!r} is out of range, "
+                f"{node.label()}: index {int(wrong[0])} in {node.operand(1).name!r} is out of range, "
                 f"axis {axis} of {data.name!r} has {dim} elements"
             )
 

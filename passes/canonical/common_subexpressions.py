@@ -37,14 +37,12 @@ class CommonSubexpressions(Pass):
 
 def _merge_constants(graph: Graph, counts: Counter[str]) -> None:
     by_type: dict[Hashable, list[Value]] = {}
-    graphs = [graph, *(g for n in graph.walk() for g in n.subgraphs())]
-    for value in dict.fromkeys(v for g in graphs for v in g.constants()):
+    for value in dict.fromkeys(v for g in graph.graphs() for v in g.constants()):
         by_type.setdefault(value.type, []).append(value)
     for values in by_type.values():
         first: dict[Hashable, Value] = {}
         for value in values if len(values) > 1 else ():
-            assert value.const is not None
-            kept = first.setdefault((_content(value.const), _content(value.facts)), value)
+            kept = first.setdefault((_content(value.array), _content(value.facts)), value)
             if kept is not value:
                 graph.replace_uses(value, kept)
                 counts["constants"] += 1

@@ -66,8 +66,8 @@ def has_body(node: Node) -> bool:
 
 def _replace(node: Node, body: Graph, arguments: Sequence[Value]) -> list[Node]:
     """Put the body in the place of the node; returns the new nodes."""
-    graph, start = node.graph, node._prev
-    assert graph is not None
+    graph = node.owner
+    start = graph.order.before(node)
     results = dict(zip(body.output_names, inline(body, arguments, graph, node), strict=True))
     for value in node.outputs:
         if value.name:
@@ -75,9 +75,9 @@ def _replace(node: Node, body: Graph, arguments: Sequence[Value]) -> list[Node]:
             new.type = infer.merge(new.type, value.type) if new.producer is not None else new.type
             graph.replace_uses(value, new)
     made = []
-    last = node._prev
-    while last is not None and last is not start:
-        made.append(last)
-        last = last._prev
+    following = graph.order.after(start)
+    while following is not None and following is not node:
+        made.append(following)
+        following = graph.order.after(following)
     graph.erase(node)
-    return [n for top in reversed(made) for n in (top, *(i for g in top.subgraphs() for i in g.walk()))]
+    return [n for top in made for n in (top, *(i for g in top.subgraphs() for i in g.walk()))]

@@ -39,9 +39,6 @@ def _inline(graph: Graph) -> int:
 
 def take_branch(node: Node) -> None:
     """Put the branch that a constant condition selects in the place of an If."""
-    condition, graph = node.const(0), node.graph
-    assert condition is not None
-    assert graph is not None
-    branch = node.attrs["then_branch" if bool(condition.ravel()[0]) else "else_branch"]
-    assert isinstance(branch, Graph)
+    graph, taken = node.owner, bool(node.operand().array.ravel()[0])
+    branch = node.subgraph("then_branch" if taken else "else_branch")
     graph.replace(node, inline(branch, (), graph, node))

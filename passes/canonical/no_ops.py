@@ -83,8 +83,7 @@ def split_in_one(op: Builder, node: Node) -> Value | None:
 @rule("Cast", "CastLike")
 def cast_to_same(op: Builder, node: Node) -> Value | None:
     """Cast(x, to its own type) = x."""
-    value = node.inputs[0]
-    assert value is not None
+    value = node.operand()
     return value if value.dtype == node.output.dtype else None
 
 
@@ -115,8 +114,7 @@ def _holds(wide: str, narrow: str) -> bool:
 @rule("Transpose")
 def transpose(op: Builder, node: Node) -> Value | None:
     """Transpose(x) = x where no axis moves; Reshape(x) where only axes of one element do."""
-    value, perm = node.inputs[0], _perm(node)
-    assert value is not None
+    value, perm = node.operand(), _perm(node)
     if perm == tuple(range(len(perm))):
         return value
     if any(n.is_op("Transpose") for n in (value.producer, *node.output.users) if n is not None):
@@ -143,8 +141,7 @@ def _perm(node: Node) -> tuple[int, ...]:
     perm = node.attrs.get("perm")
     if isinstance(perm, tuple):
         return perm
-    assert node.inputs[0] is not None
-    return tuple(range(node.inputs[0].tensor.rank))[::-1]
+    return tuple(range(node.operand().tensor.rank))[::-1]
 
 
 # ---- shapes
@@ -153,8 +150,7 @@ def _perm(node: Node) -> tuple[int, ...]:
 @rule("Squeeze", "Unsqueeze", "Flatten", "Reshape")
 def to_reshape(op: Builder, node: Node) -> Value | None:
     """Squeeze(x) = Unsqueeze(x) = Flatten(x) = Reshape(x, shape)."""
-    value, type = node.inputs[0], node.output.tensor
-    assert value is not None
+    value, type = node.operand(), node.output.tensor
     target = _target(type)
     if target is None:
         return None
@@ -167,8 +163,7 @@ def to_reshape(op: Builder, node: Node) -> Value | None:
 @rule("Reshape", "Expand", "Slice", "Pad", "Tile", "Resize", "AveragePool", "MaxPool", "DepthToSpace", "SpaceToDepth")
 def same_shape(op: Builder, node: Node) -> Value | None:
     """An operator that copies its input element by element."""
-    value = node.inputs[0]
-    assert value is not None
+    value = node.operand()
     if value.tensor.shape != node.output.tensor.shape or not value.tensor.is_static or any(
         v.uses for v in node.outputs[1:]
     ):  # fmt: skip
@@ -232,8 +227,7 @@ def _target(type: TensorType) -> list[int] | None:
 @rule("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
 def reduce_nothing(op: Builder, node: Node) -> Value | None:
     """Reductions over axes of one element are Reshape(x); over no axes, x."""
-    value, axes = node.inputs[0], node.const(1)
-    assert value is not None
+    value, axes = node.operand(), node.const(1)
     shape = value.tensor.shape
     if shape is None or (node.input(1) is not None and axes is None):
         return None

@@ -96,8 +96,7 @@ def _split_branches(node: Node, known: Known) -> int:
             return 0
         if any(a.type != b.type or not isinstance(a.type, TensorType) for a, b in zip(one, other, strict=True)):
             return 0
-    graph = node.graph
-    assert graph is not None
+    graph = node.owner
     for side, parts in zip(sides, lists, strict=True):
         values = [v for part in parts for v in part or ()]
         side.set_outputs(values, [f"{v.name}_{i}" for i, v in enumerate(values)])
@@ -203,8 +202,7 @@ def _at(node: Node, known: Known) -> Value | None:
 
 def _length(node: Node, known: Known) -> Value | None:
     elements = _contents(node, known)
-    assert node.graph is not None
-    return None if elements is None else node.graph.constant(np.array(len(elements), np.int64), node.output.name)
+    return None if elements is None else node.owner.constant(np.array(len(elements), np.int64), node.output.name)
 
 
 def _concat(node: Node, known: Known) -> Value | None:
@@ -227,12 +225,11 @@ def _get(node: Node, known: Known) -> Value | None:
 
 
 def _has(node: Node, known: Known) -> Value | None:
-    assert node.graph is not None
     value = node.input(0)
     elements = [] if value is None else known.get(value)
     if value is not None and not isinstance(value.type, OptionalType):
         elements = [value]
-    return None if elements is None else node.graph.constant(np.array(bool(elements)), node.output.name)
+    return None if elements is None else node.owner.constant(np.array(bool(elements)), node.output.name)
 
 
 _READERS: dict[str, Callable[[Node, Known], Value | None]] = {

@@ -57,8 +57,7 @@ class Unroll(Pass):
             raise Refuse(f"{rounds} rounds make more than max-nodes nodes")
 
     def _loop(self, node: Node, op: Builder) -> list[Value]:
-        body = node.attrs["body"]
-        assert isinstance(body, Graph)
+        body = node.subgraph("body")
         trips, start = node.const(0), node.const(1)
         if trips is None:
             raise Refuse("the number of rounds is not constant")
@@ -82,8 +81,7 @@ class Unroll(Pass):
         return [*state, *(_stack(op, v, o, 0) for v, o in zip(collected, scans, strict=True))]
 
     def _scan(self, node: Node, op: Builder) -> list[Value]:
-        body = node.attrs["body"]
-        assert isinstance(body, Graph)
+        body = node.subgraph("body")
         count = node.integer("num_scan_inputs")
         inputs = [v for v in node.inputs if v is not None]
         state, scanned = inputs[: len(inputs) - count], inputs[len(inputs) - count :]

@@ -47,8 +47,7 @@ def _operands(node: Node) -> list[tuple[Value | None, Value | None]]:
 @rule("Div")
 def divide_by_power_of_two(op: Builder, node: Node) -> Value | None:
     """x / 2^n = x * 2^-n."""
-    divisor = node.inputs[1]
-    assert divisor is not None
+    divisor = node.operand(1)
     if divisor.const is None or not is_float(divisor.dtype):
         return None
     data = divisor.const.astype(np.float64)
@@ -62,8 +61,7 @@ def divide_by_power_of_two(op: Builder, node: Node) -> Value | None:
 @rule("Sub")
 def subtract_constant(op: Builder, node: Node) -> Value | None:
     """x - c = x + (-c) in floats."""
-    other = node.inputs[1]
-    assert other is not None
+    other = node.operand(1)
     if other.const is None or not is_float(other.dtype):
         return None
     return op.Add(node.inputs[0], op.constant(-other.const, other.name))
@@ -72,8 +70,7 @@ def subtract_constant(op: Builder, node: Node) -> Value | None:
 @rule("Pow")
 def simple_power(op: Builder, node: Node) -> Value | None:
     """x^2 = x * x, x^0.5 = Sqrt(x), x^-1 = Reciprocal(x)."""
-    base, exponent = node.inputs[0], node.const(1)
-    assert base is not None
+    base, exponent = node.operand(), node.const(1)
     if exponent is None or exponent.size != 1 or exponent.ndim > (len(base.tensor.shape or ())):
         return None
     power = float(exponent.ravel()[0])
@@ -107,17 +104,14 @@ class AddAdd(Rule):
 
 
 def _magnitude(value: Value) -> float:
-    assert value.const is not None
-    return float(np.max(np.abs(value.const.astype(np.float64)), initial=0))
+    return float(np.max(np.abs(value.array.astype(np.float64)), initial=0))
 
 
 def _combined(function: np.ufunc, x: Value, a: Value, b: Value) -> Array:
     """``function`` of two constants, in float64 where they are floats."""
-    assert a.const is not None
-    assert b.const is not None
-    wide = np.float64 if is_float(x.dtype) else a.const.dtype
-    made: Array = function(a.const.astype(wide), b.const.astype(wide))
-    if made.size > max(a.const.size, b.const.size):
+    wide = np.float64 if is_float(x.dtype) else a.array.dtype
+    made: Array = function(a.array.astype(wide), b.array.astype(wide))
+    if made.size > max(a.array.size, b.array.size):
         raise Refuse("the combined constant is larger")
     result = made.astype(numpy_dtype(x.dtype))
     if is_float(x.dtype) and not np.all(np.isfinite(result.astype(np.float64))):
@@ -139,8 +133,7 @@ def where_known(op: Builder, node: Node) -> Value | None:
     condition = node.const(0)
     if condition is None or not (condition.all() or not condition.any()):
         return None
-    chosen = node.inputs[1 if condition.all() else 2]
-    assert chosen is not None
+    chosen = node.operand(1 if condition.all() else 2)
     return chosen if chosen.tensor.is_static and chosen.type == node.output.type else None
 
 

@@ -16,70 +16,14 @@ overflow.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from onyxc.compiler.ir.graph import Array, Node, Value
+from onyxc.compiler.ir.graph import Node, Value
 from onyxc.compiler.ir.types import is_float, numpy_dtype
 from onyxc.compiler.rewrite import Builder, Constant, Pattern, Refuse, Rule, RulePass, rule
-
-
-@dataclass(frozen=True)
-class Affine:
-    """x * scale + shift along ``axis`` of ``x``; the arrays are float64, of the axis' length or of one element."""
-
-    x: Value
-    axis: int
-    scale: Array
-    shift: Array
-
-    @property
-    def shifts(self) -> bool:
-        """Whether it adds anything."""
-        return bool(np.any(self.shift))
-
-
-def affine(node: Node, axis: int | None = None) -> Affine | None:
-    """A BatchNormalization, Mul or Add with constants as an `Affine` along ``axis`` (default: 1), else None."""
-    if node.op == "BatchNormalization":
-        return _batch_norm(node) if axis in (None, 1) else None
-    for x, other in (node.inputs, node.inputs[::-1]):
-        if x is None or other is None or other.const is None or x.const is not None or not is_float(x.dtype):
-            continue
-        along = 1 if axis is None else axis
-        vector = _along(other.const, x.tensor.shape, along)
-        if vector is None or (x.tensor.shape and len(x.tensor.shape) < other.const.ndim):
-            continue
-        one, zero = np.ones(1), np.zeros(1)
-        return Affine(x, along, vector, zero) if node.op == "Mul" else Affine(x, along, one, vector)
-    return None
-
-
-def _batch_norm(node: Node) -> Affine | None:
-    if node.attrs.get("training_mode") or len(node.outputs) > 1:
-        raise Refuse("it trains")
-    arrays = [node.const(i) for i in range(1, 5)]
-    x = node.inputs[0]
-    if x is None or any(a is None for a in arrays):
-        raise Refuse("its statistics are not constant")
-    gamma, beta, mean, variance = (np.asarray(a, np.float64) for a in arrays)
-    scale = gamma / np.sqrt(variance + node.real("epsilon"))
-    return Affine(x, 1, scale, beta - mean * scale)
-
-
-def _along(array: Array, shape: tuple[int | str, ...] | None, axis: int) -> Array | None:
-    """A constant that broadcasts to ``shape`` and varies only along ``axis``, as a vector."""
-    if array.size == 1:
-        return array.astype(np.float64).reshape(1)
-    if shape is None or array.ndim > len(shape) or not -len(shape) <= axis < len(shape):
-        return None
-    dims = (1,) * (len(shape) - array.ndim) + array.shape
-    axis %= len(shape)
-    vary = all(d == 1 or i == axis for i, d in enumerate(dims))
-    return array.astype(np.float64).ravel() if vary and dims[axis] == shape[axis] else None
-
+from onyxc.passes.fold.affine import Affine, affine, float_weight, new_bias, new_vector, rounded, scaled, vector_along
 
 # ---- after a linear operator
 
@@ -116,46 +60,46 @@ def _channel_axis(node: Node) -> int:
 
 def _conv(node: Node, by: Affine, op: Builder) -> Value:
     """Filters are along axis 0 of the weights."""
-    weight = _weight(node)
+    weight = float_weight(node)
     rank = weight.tensor.rank
-    made = _scaled(op, weight, by.scale.reshape(-1, *[1] * (rank - 1)))
-    return op.like(node, node.inputs[0], made, _bias(op, node, by, weight.dims[0]))
+    made = scaled(op, weight, by.scale.reshape(-1, *[1] * (rank - 1)))
+    return op.like(node, node.inputs[0], made, new_bias(op, node, by, weight.dims[0]))
 
 
 def _conv_transpose(node: Node, by: Affine, op: Builder) -> Value:
     """Filters are along axis 1, group by group."""
-    weight, groups = _weight(node), node.integer("group")
+    weight, groups = float_weight(node), node.integer("group")
     inputs, outputs, *kernel = weight.dims
     scale = np.broadcast_to(by.scale, (groups * outputs,)).reshape(groups, 1, outputs)
     scale = np.broadcast_to(scale, (groups, inputs // groups, outputs)).reshape(inputs, outputs, *[1] * len(kernel))
-    made = _scaled(op, weight, scale if by.scale.size > 1 else by.scale)
-    return op.like(node, node.inputs[0], made, _bias(op, node, by, groups * outputs))
+    made = scaled(op, weight, scale if by.scale.size > 1 else by.scale)
+    return op.like(node, node.inputs[0], made, new_bias(op, node, by, groups * outputs))
 
 
 def _gemm(node: Node, by: Affine, op: Builder) -> Value:
     """Y = alpha * A @ B + beta * C; C is a vector, or absent."""
-    weight, added = _weight(node), node.input(2)
+    weight, added = float_weight(node), node.input(2)
     columns = weight.dims[0 if node.attrs["transB"] else 1]
     old = np.zeros(1)
     if added is not None:
-        vector = None if added.const is None else _along(added.const, (1, columns), 1)
+        vector = None if added.const is None else vector_along(added.const, (1, columns), 1)
         if vector is None:
             raise Refuse("the addend is not a constant row")
         old = vector * node.real("beta")
-    made = _scaled(op, weight, by.scale[:, None] if node.attrs["transB"] else by.scale[None])
-    bias = _vector(op, old * by.scale + by.shift, columns, weight, added)
+    made = scaled(op, weight, by.scale[:, None] if node.attrs["transB"] else by.scale[None])
+    bias = new_vector(op, old * by.scale + by.shift, columns, weight, added)
     return op.like(node, node.inputs[0], made, bias, beta=1.0)
 
 
 def _matmul(node: Node, by: Affine, op: Builder) -> Value:
     """Columns are along the last axis of the weights; a shift becomes an addition."""
-    weight = _weight(node)
+    weight = float_weight(node)
     if weight.tensor.rank < 2:
         raise Refuse("the weight is a vector")
     if np.all(by.scale == 1):
         raise Refuse("an addition is all there is")
-    result = op.MatMul(node.inputs[0], _scaled(op, weight, by.scale))
-    return op.Add(result, _vector(op, by.shift, weight.dims[-1], weight)) if by.shifts else result
+    result = op.MatMul(node.inputs[0], scaled(op, weight, by.scale))
+    return op.Add(result, new_vector(op, by.shift, weight.dims[-1], weight)) if by.shifts else result
 
 
 class ScaleBiased(Rule):
@@ -166,11 +110,11 @@ class ScaleBiased(Rule):
 
     def rewrite(self, op: Builder, x: Value, w: Value, b: Value, s: Value, product: Node, root: Node) -> Value:
         shape = product.output.tensor.shape
-        scale, bias = (None if v.const is None else _along(v.const, shape, -1) for v in (s, b))
+        scale, bias = (None if v.const is None else vector_along(v.const, shape, -1) for v in (s, b))
         if scale is None or bias is None or w.tensor.rank < 2 or root.output.tensor.shape != shape:
             raise Refuse("the constants are no rows")
-        made = op.MatMul(x, _scaled(op, w, scale))
-        return op.Add(made, _vector(op, bias * scale, w.dims[-1], w, b))
+        made = op.MatMul(x, scaled(op, w, scale))
+        return op.Add(made, new_vector(op, bias * scale, w.dims[-1], w, b))
 
 
 # ---- before a linear operator
@@ -198,48 +142,45 @@ def _before_conv(node: Node, by: Affine, op: Builder) -> Value:
     padded = any(node.integers("pads")) or node.attrs.get("auto_pad") in ("SAME_UPPER", "SAME_LOWER")
     if by.shifts and padded:
         raise Refuse("padding is not shifted")
-    weight, groups = _weight(node), node.integer("group")
-    assert weight.const is not None
+    weight, groups = float_weight(node), node.integer("group")
     filters, channels, *kernel = weight.dims
     per_filter = [
         np.repeat(np.broadcast_to(v, (groups * channels,)).reshape(groups, channels), filters // groups, axis=0)
         for v in (by.scale, by.shift)
     ]
     scale, shift = (v.reshape(filters, channels, *[1] * len(kernel)) for v in per_filter)
-    added = (weight.const.astype(np.float64) * shift).reshape(filters, -1).sum(axis=1)
-    made = _scaled(op, weight, scale if by.scale.size > 1 else by.scale)
-    bias = _bias(op, node, Affine(by.x, 1, np.ones(1), added), filters)
+    added = (weight.array.astype(np.float64) * shift).reshape(filters, -1).sum(axis=1)
+    made = scaled(op, weight, scale if by.scale.size > 1 else by.scale)
+    bias = new_bias(op, node, Affine(by.x, 1, np.ones(1), added), filters)
     return op.like(node, by.x, made, bias)
 
 
 def _before_gemm(node: Node, by: Affine, op: Builder) -> Value:
-    weight, added = _weight(node), node.input(2)
-    assert weight.const is not None
-    matrix = weight.const.T if node.attrs["transB"] else weight.const
+    weight, added = float_weight(node), node.input(2)
+    matrix = weight.array.T if node.attrs["transB"] else weight.array
     shift = node.real("alpha") * (by.shift * np.ones(matrix.shape[0])) @ matrix.astype(np.float64)
-    made = _scaled(op, weight, by.scale[None] if node.attrs["transB"] else by.scale[:, None])
+    made = scaled(op, weight, by.scale[None] if node.attrs["transB"] else by.scale[:, None])
     if not by.shifts:
         return op.like(node, by.x, made, added)
     vector = np.zeros(1) if added is None else None
     if added is not None and added.const is not None:
-        vector = _along(added.const, (1, matrix.shape[1]), 1)
+        vector = vector_along(added.const, (1, matrix.shape[1]), 1)
     if vector is None:
         raise Refuse("the addend is not a constant row")
     total = vector * node.real("beta") + shift
-    bias = _vector(op, total, matrix.shape[1], weight, added)
+    bias = new_vector(op, total, matrix.shape[1], weight, added)
     return op.like(node, by.x, made, bias, beta=1.0)
 
 
 def _before_matmul(node: Node, by: Affine, op: Builder) -> Value:
-    weight = _weight(node)
-    assert weight.const is not None
+    weight = float_weight(node)
     if weight.tensor.rank != 2:
         raise Refuse("the weight is not a matrix")
-    result = op.MatMul(by.x, _scaled(op, weight, by.scale[:, None]))
+    result = op.MatMul(by.x, scaled(op, weight, by.scale[:, None]))
     if not by.shifts:
         return result
-    shift = (by.shift * np.ones(weight.dims[0])) @ weight.const.astype(np.float64)
-    return op.Add(result, _vector(op, shift, weight.dims[1], weight))
+    shift = (by.shift * np.ones(weight.dims[0])) @ weight.array.astype(np.float64)
+    return op.Add(result, new_vector(op, shift, weight.dims[1], weight))
 
 
 LINEAR: dict[str, tuple[Linear, Linear]] = {
@@ -277,55 +218,8 @@ class ScaledTwice(Rule):
         if not is_float(x.dtype) or x.tensor.shape is None or x.tensor.shape != root.output.tensor.shape:
             raise Refuse("the constants make the tensor larger, or it is of integers")
         scale, shift, by, more = (np.asarray(v.const, np.float64) for v in (a, b, c, d))
-        made = (_rounded(scale * by, a), _rounded(shift * by + more, b))
+        made = (rounded(scale * by, a), rounded(shift * by + more, b))
         return op.Add(op.Mul(x, op.constant(made[0], a.name)), op.constant(made[1], b.name))
-
-
-# ---- weights
-
-
-def _weight(node: Node) -> Value:
-    weight = node.inputs[1]
-    if weight is None or weight.const is None or not is_float(weight.dtype):
-        raise Refuse("the weight is not a float constant")
-    return weight
-
-
-def _scaled(op: Builder, weight: Value, scale: Array) -> Value:
-    """A weight times ``scale``, with the facts that still hold."""
-    if np.all(scale == 1):
-        return weight
-    assert weight.const is not None
-    made = op.constant(_rounded(weight.const.astype(np.float64) * scale, weight), weight.name)
-    if "sparsity" in weight.facts:
-        made.facts["sparsity"] = weight.facts["sparsity"]
-    if scale.size == 1 and "palette" in weight.facts:
-        made.facts["palette"] = _rounded(np.asarray(weight.facts["palette"], np.float64) * scale.ravel(), weight)
-    return made
-
-
-def _rounded(array: Array, like: Value) -> Array:
-    result = array.astype(numpy_dtype(like.dtype))
-    if not np.all(np.isfinite(result.astype(np.float64))):
-        raise Refuse("a weight overflows")
-    return result
-
-
-def _bias(op: Builder, node: Node, by: Affine, channels: int) -> Value | None:
-    old = node.input(2)
-    if old is not None and old.const is None:
-        raise Refuse("the bias is not constant")
-    if old is None and not by.shifts:
-        return None
-    data = np.zeros(1) if old is None or old.const is None else old.const.astype(np.float64)
-    return _vector(op, data * by.scale + by.shift, channels, _weight(node), old)
-
-
-def _vector(op: Builder, data: Array, size: int, like: Value, old: Value | None = None) -> Value:
-    array = _rounded(np.broadcast_to(data, (size,)), like)
-    if old is not None and old.const is not None and np.array_equal(old.const, array):
-        return old
-    return op.constant(np.array(array), f"{like.name}_bias" if old is None else old.name)
 
 
 class FoldBatchNorm(RulePass):

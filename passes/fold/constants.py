@@ -155,9 +155,8 @@ def _keep_facts(node: Node, made: Sequence[Value]) -> None:
     if source is None or not source.facts or facts.key(node) not in MOVES:
         return
     for value in made:
-        assert value.const is not None
         if "sparsity" in source.facts:
-            value.facts["sparsity"] = value.const != 0
+            value.facts["sparsity"] = value.array != 0
         palette = source.facts.get("palette")
         if isinstance(palette, np.ndarray) and palette.ndim == 1:  # codebooks of channels would have to move, too
             value.facts["palette"] = palette

@@ -23,7 +23,7 @@ from onyxc.passes.fuse.forms import made_by
 def one_hot(op: Builder, node: Node) -> Value | None:
     """A product with rows that hold a single one."""
     table, index = node.const(1), _one_hot(node.inputs[0])
-    if table is None or table.ndim != 2 or index is None or len(table) != node.inputs[0].dims[-1]:  # type: ignore[union-attr]
+    if table is None or table.ndim != 2 or index is None or len(table) != node.operand().dims[-1]:
         return None
     if not np.isfinite(table).all():
         raise Refuse("the table has infinite elements")

@@ -23,7 +23,7 @@ def pool_first(op: Builder, node: Node) -> Value | None:
     conv = None if value is None else value.producer
     if value is None or conv is None or not conv.is_op("Conv") or conv.inputs[0] is None:
         return None
-    if not _is_pointwise(conv):
+    if not is_pointwise(conv):
         raise Refuse("the convolution is not pointwise")
     if value.only_user is not node:
         raise Refuse("something else reads the convolution")
@@ -36,7 +36,7 @@ def pool_first(op: Builder, node: Node) -> Value | None:
     return op.like(conv, op.like(node, conv.inputs[0]), *conv.inputs[1:])
 
 
-def _is_pointwise(conv: Node) -> bool:
+def is_pointwise(conv: Node) -> bool:
     """Whether each output pixel reads the input pixel of its place alone."""
     weight = conv.inputs[1]
     if weight is None or not weight.tensor.is_static or any(d != 1 for d in weight.dims[2:]):

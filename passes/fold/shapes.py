@@ -254,8 +254,7 @@ def _dim(element: Dim, otherwise: Dim) -> Dim:
 
 
 def _set(node: Node, target: Array) -> None:
-    assert node.graph is not None
-    node.graph.set_input(node, 1, node.graph.constant(target, "shape"))
+    node.owner.set_input(node, 1, node.owner.constant(target, "shape"))
 
 
 _TARGETS = {"Reshape": _fix_reshape, "Expand": _fix_expand}

@@ -196,7 +196,7 @@ def slope(op: Builder, node: Node) -> Value | None:
         factor = factor if node.op == "Add" else -factor
         if by is None:
             return op.LeakyRelu(x, alpha=factor)
-        slopes = by.const.astype(np.float64) * factor  # type: ignore[union-attr]
+        slopes = by.array.astype(np.float64) * factor
         made = op.PRelu(x, op.constant(slopes.astype(numpy_dtype(by.dtype)), by.name))
         return made if made.type == node.output.type else None
     return None

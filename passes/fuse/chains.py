@@ -13,13 +13,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onyxc.compiler.ir import facts, schema
-from onyxc.compiler.ir.channels_last import ints
+from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.copying import inline
 from onyxc.compiler.ir.fused import body_of, fuse
 from onyxc.compiler.ir.graph import Graph, Node, Value
 from onyxc.compiler.ir.types import itemsize
-from onyxc.compiler.transform import Pass, PassResult
+from onyxc.compiler.transform import GraphPass
 
 CONV, POOL = "onyxc.Conv", "onyxc.Pool"
 FEW_CHANNELS = 4
@@ -27,13 +26,13 @@ LARGEST_WINDOW = 7
 
 
 @dataclass(frozen=True)
-class FuseChains(Pass):
+class FuseChains(GraphPass):
     """Comes after fuse-groups. ``least``: bytes of an image between two groups, below which they stay apart."""
 
     name: ClassVar[str] = "fuse-chains"
     least: int = 1 << 18
 
-    def run(self, graph: Graph) -> PassResult:
+    def rewrite(self, graph: Graph) -> Counter[str]:
         """The longest chains, from the first convolution on."""
         counts: Counter[str] = Counter()
         for node in graph.nodes:
@@ -45,11 +44,7 @@ class FuseChains(Pass):
             if len(chain) > 1:
                 counts[CONV] += len(chain)
                 fuse(graph, [inner for link in chain for inner in _unfused(graph, link)])
-        for node in graph.nodes:
-            for inner in node.subgraphs():
-                if node.domain != schema.DOMAIN:
-                    counts.update(self.run(inner).counts)
-        return PassResult(counts)
+        return counts
 
     def _following(self, node: Node, is_first: bool) -> Node | None:
         """The group that alone reads the result of ``node``, where both can be links."""
@@ -82,25 +77,21 @@ def anchor(node: Node) -> Node | None:
 def is_row_by_row(conv: Node) -> bool:
     """Whether a row of the result needs few rows and few operations for each element: 1x1, depthwise, a pool."""
     if facts.key(conv) == POOL:
-        return max(ints(conv, "kernel_shape")) <= LARGEST_WINDOW
-    x, w = conv.inputs[:2]
-    assert x is not None
-    assert w is not None
+        return max(conv.integers("kernel_shape")) <= LARGEST_WINDOW
+    x, w = conv.operand(0), conv.operand(1)
     if conv.attrs.get("planar"):
         return False
     channels, (outputs, inputs, *kernel) = x.dims[-1], w.dims
     if conv.attrs["group"] == channels == outputs:
         return True
-    plain = ints(conv, "strides") == (1, 1) and not any(ints(conv, "pads"))
+    plain = conv.integers("strides") == (1, 1) and not any(conv.integers("pads"))
     return inputs == channels and kernel == [1, 1] and plain
 
 
 def _is_narrow(conv: Node) -> bool:
     if facts.key(conv) == POOL:
         return False
-    w = conv.inputs[1]
-    assert w is not None
-    return w.dims[1] <= FEW_CHANNELS and conv.attrs["group"] == 1
+    return conv.operand(1).dims[1] <= FEW_CHANNELS and conv.attrs["group"] == 1
 
 
 def _outside(group: Node, conv: Node, index: int) -> Value | None:

@@ -34,9 +34,7 @@ def made_by(value: Value | None, *ops: str) -> Node | None:
 
 def pair(node: Node) -> tuple[tuple[Value, Value], tuple[Value, Value]]:
     """The operands of a commutative node, in both orders."""
-    a, b = node.inputs
-    assert a is not None
-    assert b is not None
+    a, b = node.operand(0), node.operand(1)
     return (a, b), (b, a)
 
 

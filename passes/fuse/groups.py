@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onyxc.compiler.ir import facts, schema
+from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.fused import body_of, fuse
 from onyxc.compiler.ir.graph import Graph, Node, Value
-from onyxc.compiler.transform import Pass, PassResult
+from onyxc.compiler.transform import GraphPass
 
 TEMPLATES = facts.CONVOLUTIONS | facts.PRODUCTS | facts.POOLS  # their kernels are written for an epilogue behind them
 OPERANDS = frozenset({"float32", "int32", "int8", "uint8"})  # what such an epilogue can read and give
@@ -30,13 +30,13 @@ BEHIND = frozenset(["Transpose", "Slice", "Concat", "Pad", "DepthToSpace", "Spac
 
 
 @dataclass(frozen=True)
-class FuseGroups(Pass):
+class FuseGroups(GraphPass):
     """``limit``: at most so many operators in a group."""
 
     name: ClassVar[str] = "fuse-groups"
     limit: int = 24
 
-    def run(self, graph: Graph) -> PassResult:
+    def rewrite(self, graph: Graph) -> Counter[str]:
         """Anchors first, so that every epilogue finds its anchor; then chains of arithmetic; then movement alone."""
         counts: Counter[str] = Counter()
         place = {node: index for index, node in enumerate(graph)}
@@ -47,11 +47,7 @@ class FuseGroups(Pass):
                     if len(group) > 1:
                         counts[facts.key(node)] += 1
                         fuse(graph, group)
-        for node in graph.nodes:
-            for inner in node.subgraphs():
-                if node.domain != schema.DOMAIN:
-                    counts.update(self.run(inner).counts)
-        return PassResult(counts)
+        return counts
 
 
 def _is_anchor(node: Node) -> bool:
@@ -109,6 +105,8 @@ def _is_pointwise(conv: Node) -> bool:
     """Whether a channels-last convolution reads one pixel for each, and all channels."""
     if facts.key(conv) != "onyxc.Conv" or conv.output.dtype != "float32" or not conv.output.tensor.is_static:
         return False
+    if conv.operand(1).const is None:
+        return False
     plain = conv.attrs["group"] == 1 and not conv.attrs["planar"] and not any(conv.integers("pads"))
     return plain and conv.integers("kernel_shape") == conv.integers("strides") == (1, 1)
 
@@ -119,9 +117,9 @@ def _image_read(node: Node | None, conv: Node) -> Value | None:
         return None
     images = [v for v in node.inputs if v is not None and v.const is None]
     rows = [v for v in node.inputs if v is not None and v.const is not None]
-    channels = conv.inputs[0].dims[-1] if conv.inputs[0] is not None else 0
-    fit = all(v.tensor.elements in (1, v.dims[-1] if v.dims and v.dims[-1] == channels else 1) for v in rows)
-    same = len(images) == 1 and images[0].type == node.output.type == conv.inputs[0].type  # type: ignore[union-attr]
+    x = conv.operand()
+    fit = all(v.tensor.elements in (1, v.dims[-1] if v.dims and v.dims[-1] == x.dims[-1] else 1) for v in rows)
+    same = len(images) == 1 and images[0].type == node.output.type == x.type
     return images[0] if fit and same and all(v.dtype == "float32" for v in rows) else None
 
 
@@ -173,10 +171,11 @@ def _affordable(group: list[Node]) -> bool:
 
 
 def _following(node: Node) -> Iterator[Node]:
-    following = node._next
+    order = node.owner.order
+    following = order.after(node)
     while following is not None:
         yield following
-        following = following._next
+        following = order.after(following)
 
 
 def _reads(node: Node) -> list[Value]:

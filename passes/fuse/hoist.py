@@ -73,8 +73,7 @@ def _is_computed(value: Value) -> bool:
 
 def _moved(op: Builder, value: Value, move: Node, x: Value) -> Value | None:
     """A constant as it broadcasts in front of ``move``, None where it does not."""
-    array = value.const
-    assert array is not None
+    array = value.array
     if array.size == 1:
         return value if array.ndim <= x.tensor.rank else op.constant(array.reshape(()), value.name, value.dtype)
     if move.op == "Transpose":

@@ -16,10 +16,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from onyxc.compiler.ir import infer, schema
+from onyxc.compiler.ir import infer
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
 from onyxc.compiler.ir.strides import MOVES, view
-from onyxc.compiler.transform import Pass, PassResult
+from onyxc.compiler.transform import GraphPass
 from onyxc.passes.fuse.attention import find
 
 
@@ -38,18 +38,15 @@ class Source:
 
 
 @dataclass(frozen=True)
-class MergeProducts(Pass):
+class MergeProducts(GraphPass):
     """Products of queries, keys and values as one."""
 
     name: ClassVar[str] = "merge-products"
 
-    def run(self, graph: Graph) -> PassResult:
-        """Merge in front of every attention of ``graph`` and of its inner graphs."""
+    def rewrite(self, graph: Graph) -> Counter[str]:
+        """Merge in front of every attention of ``graph``."""
         counts: Counter[str] = Counter()
         for node in graph.nodes:
-            for inner in node.subgraphs():
-                if node.domain != schema.DOMAIN:
-                    counts.update(self.run(inner).counts)
             parts = find(node)
             found = [s for v in parts.inputs if (s := _source(v)) is not None and s.strided] if parts is not None else []
             first = max(found, key=lambda s: sum(o.x is s.x for o in found), default=None)
@@ -57,7 +54,7 @@ class MergeProducts(Pass):
             if len(same) > 1 and len({s.value for s in same}) == len(same):
                 _merge(graph, same)
                 counts["products"] += len(same)
-        return PassResult(counts)
+        return counts
 
 
 def _source(value: Value) -> Source | None:
@@ -71,7 +68,7 @@ def _source(value: Value) -> Source | None:
         value, node = moved, moved.producer
     if node is None or value.only_user is None:
         return None
-    bias = None
+    graph, bias = node.graph, None
     if node.is_op("Add"):
         made = [(a, b) for a, b in (node.inputs, node.inputs[::-1]) if b is not None and b.const is not None]
         if not made or made[0][0] is None or made[0][0].only_user is None:
@@ -79,7 +76,7 @@ def _source(value: Value) -> Source | None:
         ((product, added),) = made
         bias = None if added is None else added.const
         node = product.producer if product is not None else None
-    if node is None or not node.is_op("MatMul") or node.graph is not value.producer.graph:  # type: ignore[union-attr]
+    if node is None or not node.is_op("MatMul") or node.graph is not graph:
         return None
     x, w = node.inputs
     if x is None or w is None or w.const is None or w.const.ndim != 2 or w.facts or value.dtype != "float32":

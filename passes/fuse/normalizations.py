@@ -22,6 +22,7 @@ from onyxc.compiler.ir.graph import Array, Node, Value
 from onyxc.compiler.ir.types import is_float, numpy_dtype
 from onyxc.compiler.rewrite import Builder, Refuse, Rule, RulePass, rule
 from onyxc.passes.fuse.forms import made_by, mean, number, pair
+from onyxc.passes.fuse.group_normalizations import grouped, into_groups
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def into_normalization(op: Builder, node: Node) -> Value | None:
 
 
 class FuseNormalizations(RulePass):
-    """LayerNormalization and RMSNormalization from their parts."""
+    """LayerNormalization, RMSNormalization and GroupNormalization from their parts."""
 
     name: ClassVar[str] = "fuse-normalizations"
-    rules: ClassVar[tuple[Rule, ...]] = (expanded, normalization, into_normalization)
+    rules: ClassVar[tuple[Rule, ...]] = (expanded, normalization, into_normalization, grouped, into_groups)

@@ -36,14 +36,12 @@ class SplitBias(Pass):
 
 
 def _split_conv(node: Node) -> None:
-    graph, bias = node.graph, node.inputs[2]
-    assert graph is not None
-    assert bias is not None
+    graph = node.owner
     shape = (-1, *(1,) * (node.output.tensor.rank - 2))
     attrs: dict[str, Any] = node.attrs
     made = infer.add(graph, node.op, node.inputs[:2], node, name=node.name, **attrs)
     made.output.type = node.output.type
-    total = infer.add(graph, "Add", [made.output, _reshaped(graph, bias, shape, node)], node)
+    total = infer.add(graph, "Add", [made.output, _reshaped(graph, node.operand(2), shape, node)], node)
     graph.replace(node, [total.output])
 
 
@@ -55,12 +53,9 @@ def _reshaped(graph: Graph, value: Value, shape: tuple[int, ...], before: Node) 
 
 
 def _split_gemm(node: Node) -> bool:
-    graph, attrs = node.graph, node.attrs
-    assert graph is not None
-    a, b, c = node.inputs[0], node.inputs[1], node.input(2)
+    graph, attrs = node.owner, node.attrs
+    a, b, c = node.operand(0), node.operand(1), node.input(2)
     alpha, beta = node.real("alpha", 1.0), node.real("beta", 1.0)
-    assert a is not None
-    assert b is not None
     if node.output.dtype not in ("float32", "float64") or (alpha != 1 and b.const is None):
         return False
     if attrs["transA"]:

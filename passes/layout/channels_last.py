@@ -1,4 +1,4 @@
-"""Networks of one and two spatial axes from [N, C, H, W] to channels-last, [N, H, W, C].
+"""Networks of one to three spatial axes from [N, C, H, W] to channels-last, [N, H, W, C].
 
     y = Conv(x, w); z = Relu(y)   ->   y' = onyxc.Conv(x', w); z' = Relu(y'); z = Transpose(z')
 
@@ -15,15 +15,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onyxc.compiler.ir import facts, schema
+from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.graph import Graph, Node
-from onyxc.compiler.transform import Pass, PassResult
-from onyxc.passes.layout import elements, shapes, windows
+from onyxc.compiler.transform import GraphPass
+from onyxc.passes.layout import dilated, elements, shapes, volumes, windows
 from onyxc.passes.layout.twins import Twins
 
-_RULES: dict[str, Callable[[Node, Twins], bool]] = {
-    "Conv": windows.convolution, "ConvInteger": windows.convolution, "ConvTranspose": windows.transposed_convolution,
-    "MaxPool": windows.pool, "AveragePool": windows.pool, "GlobalAveragePool": windows.global_pool,
+Rule = Callable[[Node, Twins], bool]
+
+
+def _either(*rules: Rule) -> Rule:
+    """The first rule that applies."""
+    return lambda node, twins: any(rule(node, twins) for rule in rules)
+
+
+_POOL = _either(windows.pool, volumes.pool)
+_RULES: dict[str, Rule] = {
+    "Conv": _either(dilated.convolution, windows.convolution, volumes.convolution), "ConvInteger": windows.convolution,
+    "ConvTranspose": _either(windows.transposed_convolution, volumes.transposed_convolution),
+    "MaxPool": _POOL, "AveragePool": _POOL, "GlobalAveragePool": windows.global_pool,
     "GlobalMaxPool": windows.global_pool, "onyxc.QAveragePool": windows.quantized_pool, "LRN": windows.lrn,
     "Concat": elements.along_axis, "Split": elements.along_axis, "Softmax": elements.along_axis,
     "LogSoftmax": elements.along_axis, "onyxc.QSoftmax": elements.along_axis, "ArgMax": elements.along_axis,
@@ -40,21 +50,18 @@ _RULES: dict[str, Callable[[Node, Twins], bool]] = {
 
 
 @dataclass(frozen=True)
-class ChannelsLast(Pass):
+class ChannelsLast(GraphPass):
     """Convolutions with constant float32 or 8-bit weights, and what surrounds them, to channels-last."""
 
     name: ClassVar[str] = "channels-last"
 
-    def run(self, graph: Graph) -> PassResult:
-        """Rewrite ``graph`` (inner graphs each on their own)."""
+    def rewrite(self, graph: Graph) -> Counter[str]:
+        """One forward walk; captured values are read as they are."""
         counts: Counter[str] = Counter()
         twins = Twins(graph)
         for node in graph.nodes:
-            for inner in node.subgraphs():
-                if node.domain != schema.DOMAIN:
-                    counts.update(self.run(inner).counts)
             key = facts.key(node)
             rule = _RULES.get(key) or (elements.elementwise if facts.is_elementwise(node) else None)
             if rule is not None and rule(node, twins):
                 counts[key] += 1
-        return PassResult(counts)
+        return counts

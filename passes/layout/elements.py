@@ -79,7 +79,7 @@ def reduce(node: Node, twins: Twins) -> bool:
     known, axes = twins.find(node), node.const(1)
     if known is None or (node.input(1) is not None and axes is None):
         return False
-    rank = node.inputs[0].tensor.rank  # type: ignore[union-attr]
+    rank = node.operand().tensor.rank
     if axes is None or not axes.size:
         if node.attrs.get("noop_with_empty_axes"):
             return False

@@ -15,10 +15,8 @@ def explicit_pads(node: Node, size: Sequence[int], kernel: Sequence[int]) -> tup
         return tuple(pads) if isinstance(pads, tuple) and pads else (0,) * (2 * rank)
     if mode == "VALID":
         return (0,) * (2 * rank)
-    strides = node.attrs.get("strides") or (1,) * rank
-    dilations = node.attrs.get("dilations") or (1,) * rank
-    assert isinstance(strides, tuple)
-    assert isinstance(dilations, tuple)
+    strides = node.integers("strides") or (1,) * rank
+    dilations = node.integers("dilations") or (1,) * rank
     before, after = [], []
     for length, k, s, d in zip(size, kernel, strides, dilations, strict=True):
         total = max(0, (-(-length // s) - 1) * s + (k - 1) * d + 1 - length)

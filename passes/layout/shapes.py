@@ -24,9 +24,8 @@ CONVOLUTIONS = ("Conv", "ConvInteger", "ConvTranspose")
 
 
 def transpose(node: Node, twins: Twins) -> bool:
-    """The axes get other names; a Transpose from channels-last starts a twin."""
-    x = node.inputs[0]
-    assert x is not None
+    """The axes get other names; a Transpose from channels-last, or from tokens to an image, starts a twin."""
+    x = node.operand()
     if not node.output.tensor.is_static:
         return False
     perm = node.integers("perm", tuple(range(node.output.tensor.rank))[::-1])
@@ -34,9 +33,17 @@ def transpose(node: Node, twins: Twins) -> bool:
     if known is not None:
         return _settle(node, twins, renamed(known, perm))
     lifted = perm == (0, 2, 1) and any(u.is_op(*CONVOLUTIONS) for u in node.output.users)
-    if perm == TO_FIRST or lifted:
+    if perm == TO_FIRST or lifted or (perm[-1] != len(perm) - 1 and any(map(_makes_image, node.output.users))):
         twins.primary[node.output] = renamed(Twin(x, plain(len(perm))), perm)
     return False
+
+
+def _makes_image(node: Node) -> bool:
+    """Whether the last axis becomes the rows and columns of an image: [N, C, H * W] -> [N, C, H, W]."""
+    if not node.is_op("Reshape") or not node.output.tensor.is_static or node.output.tensor.rank != 4:
+        return False
+    h, w = node.output.dims[2:]
+    return h > 1 and w > 1 and node.operand().dims[-1] == h * w
 
 
 def reshape(node: Node, twins: Twins) -> bool:
@@ -164,7 +171,7 @@ def gather(node: Node, twins: Twins) -> bool:
     known, indices = twins.find(node), node.inputs[1]
     if known is None or indices is None or not indices.tensor.is_static:
         return False
-    rank, added = node.inputs[0].tensor.rank, indices.tensor.rank  # type: ignore[union-attr]
+    rank, added = node.operand().tensor.rank, indices.tensor.rank
     axis = node.integer("axis") % rank
     order: list[int | None] = []
     for a in known.order:
@@ -184,7 +191,7 @@ def slice_(node: Node, twins: Twins) -> bool:
     known, starts, axes = twins.find(node), node.const(1), node.const(3)
     if known is None or (node.input(3) is not None and axes is None) or (axes is None and starts is None):
         return False
-    numbers = axes if axes is not None else np.arange(len(starts))  # type: ignore[arg-type]
+    numbers = axes if axes is not None else np.arange(node.operand(1).array.size)
     moved = twins.constant([known.axis(int(a)) for a in np.atleast_1d(numbers)], "axes")
     inputs: list[Value | None] = [known.stored, *node.inputs[1:3], moved, *node.inputs[4:]]
     twins.standard(node, inputs, known.order)

@@ -22,26 +22,24 @@ import numpy as np
 from onyxc.compiler.ir import facts
 from onyxc.compiler.ir.channels_last import shuffle_order
 from onyxc.compiler.ir.graph import Array, Graph, Node, Value
-from onyxc.compiler.transform import Pass, PassResult
+from onyxc.compiler.transform import GraphPass
 from onyxc.passes.layout.twins import Twins
 
 
 @dataclass(frozen=True)
-class SinkShuffle(Pass):
+class SinkShuffle(GraphPass):
     """Channel shuffles into the convolutions behind them."""
 
     name: ClassVar[str] = "sink-shuffle"
 
-    def run(self, graph: Graph) -> PassResult:
-        """Rewrite ``graph`` (inner graphs each on their own)."""
+    def rewrite(self, graph: Graph) -> Counter[str]:
+        """Every shuffle of ``graph`` that a convolution can take in."""
         counts: Counter[str] = Counter()
         for node in graph.nodes:
-            for inner in node.subgraphs():
-                counts.update(self.run(inner).counts)
             last = _end(node) if node.graph is graph else None
             if last is not None and _sink(graph, node, last):
                 counts["shuffle"] += 1
-        return PassResult(counts)
+        return counts
 
 
 def _end(node: Node) -> Node | None:
@@ -64,11 +62,10 @@ def _sink(graph: Graph, transpose: Node, last: Node) -> bool:
     chain = _to_convolution(last)
     if not chain:
         return False
-    assert transpose.inputs[0] is not None
-    before = transpose.inputs[0].producer
+    split = transpose.operand()
+    before = split.producer
     assert before is not None
-    x, groups = before.inputs[0], transpose.inputs[0].dims[-2]
-    assert x is not None
+    x, groups = before.operand(), split.dims[-2]
     back = np.argsort(shuffle_order(x.dims[-1], groups))  # where each channel of x goes
     for node in chain:
         _rewire(graph, node, last.output, x, back, groups if node is chain[-1] else 0)
@@ -94,8 +91,7 @@ def _to_convolution(last: Node) -> list[Node]:
 
 
 def _is_depthwise(conv: Node) -> bool:
-    assert conv.inputs[0] is not None
-    return conv.attrs["group"] == conv.inputs[0].dims[-1] == conv.output.dims[-1]
+    return conv.attrs["group"] == conv.operand().dims[-1] == conv.output.dims[-1]
 
 
 def _passes(node: Node, value: Value) -> bool:

@@ -107,8 +107,7 @@ class Twins:
         return self.get(value, tuple(None if a is None or a < missing else a - missing for a in order), before)
 
     def _constant(self, value: Value, order: Order) -> Value:
-        array = value.const
-        assert array is not None
+        array = value.array
         moved = np.ascontiguousarray(array.transpose([a for a in order if a is not None]))
         made = self.graph.constant(
             moved.reshape(stored_dims(array.shape, order)), f"{value.name}_last", value.dtype
@@ -137,8 +136,7 @@ class Twins:
 
     def repacked(self, weight: Value, pack: Callable[[Array], Array]) -> Value:
         """A constant after ``pack``, which moves elements and may add zeros; so does what passes know of it."""
-        assert weight.const is not None
-        made = self.graph.constant(pack(weight.const), weight.name, weight.dtype)
+        made = self.graph.constant(pack(weight.array), weight.name, weight.dtype)
         palette, mask = weight.facts.get("palette"), weight.facts.get("sparsity")
         if mask is not None:
             made.facts["sparsity"] = pack(mask)

@@ -5,6 +5,7 @@ One-dimensional ones run as two-dimensional ones of height 1:   [N, C, W]   is s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,15 +39,18 @@ def _pads(node: Node, size: tuple[int, ...], kernel: tuple[int, ...]) -> tuple[i
 
 
 def _weight(node: Node, twins: Twins) -> Value | None:
-    """The constant weights of a convolution, of two spatial axes."""
+    """The weights of a convolution, of two spatial axes; integers must be constant."""
     weight = node.inputs[1]
-    if weight is None or weight.const is None or weight.const.ndim not in ORDERS:
+    if not is_static(weight) or weight is None or weight.tensor.rank not in ORDERS:
         return None
+    if weight.const is None:
+        (outputs, inputs, *kernel) = weight.dims
+        return twins.reshaped(weight, (outputs, inputs, *_two(tuple(kernel), 1)), node) if node.op == "Conv" else None
     return weight if weight.const.ndim == 4 else twins.repacked(weight, lambda w: np.expand_dims(w, 2))
 
 
 def convolution(node: Node, twins: Twins) -> bool:
-    """Conv and ConvInteger with constant weights; a first convolution reads the planar image."""
+    """Conv, and ConvInteger with constant weights; a first convolution reads the planar image."""
     x = node.inputs[0]
     if x is None or not _is_image(node) or len(node.inputs) > (2 if node.op == "Conv" else 4):
         return False
@@ -152,28 +156,52 @@ def transposed_convolution(node: Node, twins: Twins) -> bool:
     extra = _two(node.integers("output_padding") or (0,) * spatial, 0)
     kernel, size = _two(weight.dims[2:], 1), _two(x.dims[2:], 1)
     out = _two(node.output.dims[2:], 1)
+    begin = cut_before(node, stride, extra, kernel, size, out)
+    known = phasing(stride, kernel, size, out, begin)
+    if known is None:
+        return False
+    taps = known.taps
+    group = node.integer("group", 1)
+    made = infer.add(
+        twins.graph, "Conv", [twins.get(x, ORDERS[rank], node), twins.repacked(weight, _Phases(group, stride, taps))],
+        node, domain=schema.DOMAIN, name=node.name, kernel_shape=taps, pads=known.pads, group=group, strides=(1, 1),
+        dilations=(1, 1), planar=0,
+    ).output  # fmt: skip
+    y = _pixels(twins, made, stride, node.output.dims[1], node)
+    y = cut(twins, y, known.start, out, node)
+    twins.replace(node, [y], ORDERS[rank])
+    return True
+
+
+@dataclass(frozen=True)
+class Phasing:
+    """A transposed convolution as one that makes a block of the result for each element, numbers for each axis.
+
+    ``taps``: of its kernel; ``pads``: before each axis, then after each; ``start``: where the result begins in the blocks.
+    """
+
+    taps: tuple[int, ...]
+    pads: tuple[int, ...]
+    start: list[int]
+
+
+def phasing(
+    stride: tuple[int, ...], kernel: tuple[int, ...], size: tuple[int, ...], out: tuple[int, ...], begin: list[int]
+) -> Phasing | None:
+    """``begin``: what is cut off before each axis. None where it is negative, or more."""
     taps = tuple(-(-k // s) for k, s in zip(kernel, stride, strict=True))
-    begin, first, count = _before(node, stride, extra, kernel, size, out), [], []
+    first, count = [], []
     for p, s, n, o in zip(begin, stride, size, out, strict=True):
         first.append(p // s)
         count.append(max((o - 1 + p) // s + 1 - first[-1], n - first[-1]))
     pads = (*(j - 1 - q for j, q in zip(taps, first, strict=True)),
             *(q + c - n for q, c, n in zip(first, count, size, strict=True)))  # fmt: skip
     if min(pads) < 0 or min(begin) < 0:
-        return False
-    group = node.integer("group", 1)
-    made = infer.add(
-        twins.graph, "Conv", [twins.get(x, ORDERS[rank], node), twins.repacked(weight, _Phases(group, stride, taps))],
-        node, domain=schema.DOMAIN, name=node.name, kernel_shape=taps, pads=pads, group=group, strides=(1, 1),
-        dilations=(1, 1), planar=0,
-    ).output  # fmt: skip
-    y = _pixels(twins, made, stride, node.output.dims[1], node)
-    y = _cut(twins, y, [p - q * s for p, q, s in zip(begin, first, stride, strict=True)], out, node)
-    twins.replace(node, [y], ORDERS[rank])
-    return True
+        return None
+    return Phasing(taps, pads, [p - q * s for p, q, s in zip(begin, first, stride, strict=True)])
 
 
-def _before(
+def cut_before(
     node: Node, stride: tuple[int, ...], extra: tuple[int, ...], kernel: tuple[int, ...], size: tuple[int, ...],
     out: tuple[int, ...],
 ) -> list[int]:  # fmt: skip
@@ -181,7 +209,7 @@ def _before(
     mode = node.attrs.get("auto_pad", "NOTSET")
     if mode in ("NOTSET", "", "VALID") and not node.attrs.get("output_shape"):
         pads = node.integers("pads") or (0,) * (2 * len(node.output.dims[2:]))
-        return list(_two(pads[: len(pads) // 2], 0)) if mode != "VALID" else [0, 0]
+        return list(_two(pads[: len(pads) // 2], 0)) if mode != "VALID" else [0] * len(size)
     total = [max(0, s * (n - 1) + e + k - o) for s, n, e, k, o in zip(stride, size, extra, kernel, out, strict=True)]
     return [t // 2 if mode == "SAME_UPPER" else t - t // 2 for t in total]
 
@@ -216,10 +244,11 @@ def _pixels(twins: Twins, value: Value, stride: tuple[int, ...], channels: int, 
     return twins.reshaped(moved, (n, h * sh, w * sw, total // (sh * sw)), before)
 
 
-def _cut(twins: Twins, value: Value, start: list[int], size: tuple[int, ...], before: Node) -> Value:
-    """A part of height and width."""
-    if value.dims[1:3] == tuple(size):
+def cut(twins: Twins, value: Value, start: list[int], size: tuple[int, ...], before: Node) -> Value:
+    """A part of height and width, or of all spatial axes."""
+    axes = list(range(1, 1 + len(size)))
+    if value.dims[1:-1] == tuple(size):
         return value
     ends = [a + n for a, n in zip(start, size, strict=True)]
-    bounds = [twins.constant(v, n) for v, n in ((start, "starts"), (ends, "ends"), ([1, 2], "axes"))]
+    bounds = [twins.constant(v, n) for v, n in ((start, "starts"), (ends, "ends"), (axes, "axes"))]
     return infer.add(twins.graph, "Slice", [value, *bounds], before).output

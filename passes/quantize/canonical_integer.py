@@ -84,10 +84,9 @@ def q_linear_matmul(op: Builder, node: Node) -> Value | None:
 def explicit_zero_points(op: Builder, node: Node) -> Value | None:
     """Four inputs, always."""
     full = list(node.inputs[:2])
-    for index, of in enumerate(node.inputs[:2], 2):
-        assert of is not None
-        zero = node.input(index)
-        full.append(op.constant(np.zeros((), of.dtype), "zero_point") if zero is None else zero)
+    for index in (0, 1):
+        zero = node.input(2 + index)
+        full.append(op.constant(np.zeros((), node.operand(index).dtype), "zero_point") if zero is None else zero)
     return None if full == list(node.inputs) else apply(op, node, full).output
 
 
@@ -102,9 +101,8 @@ class RequantizeAgain(Rule):
             raise Refuse("not an int32 sum made 8-bit codes")
 
     def rewrite(self, op: Builder, total: Value, scale: Value, zero: Value) -> Value:
-        assert zero.const is not None
         low, high = limits(zero.dtype)
-        point = zero.const.item()
+        point = zero.array.item()
         return own(op, "Requantize", [total, scale], zero_point=point, dtype=zero.dtype, low=low, high=high)
 
 

@@ -53,8 +53,7 @@ def end(node: Node) -> End | None:
     bounds: list[tuple[int, int]] = []
     while (clip := inner(value)) is not None and (found := _bounds(clip, to)) is not None:
         bounds.append(found)
-        assert clip.inputs[0] is not None
-        value = clip.inputs[0]
+        value = clip.operand()
     low, high = limits(to.dtype)
     for least, most in reversed(bounds):  # the innermost acts first
         low, high = (min(max(code, least), most) for code in (low, high))
@@ -115,7 +114,7 @@ def global_average_pool(op: Builder, node: Node) -> Value | None:
     if found is None or last is None or not operands or not operands[0][0].tensor.is_static:
         return None
     ((x, px),) = operands
-    whole = last.attrs.get("kernel_shape") == x.dims[2:] and not any(_ints(last, "pads"))
+    whole = last.attrs.get("kernel_shape") == x.dims[2:] and not any(last.integers("pads"))
     if last.op == "AveragePool" and not whole:
         return None
     n = prod(x.dims[2:])
@@ -125,12 +124,6 @@ def global_average_pool(op: Builder, node: Node) -> Value | None:
     scale = op.constant(np.asarray(px.scale / np.float32(found.to.scale * np.float32(n)), np.float32), "scale")
     attrs = {k: v for k, v in found.result.items() if k != "y_scale"}
     return own(op, "Requantize", [total, scale], zero_point=attrs.pop("y_zero_point"), **attrs)
-
-
-def _ints(node: Node, name: str) -> tuple[int, ...]:
-    value = node.attrs.get(name, ())
-    assert isinstance(value, tuple)
-    return value
 
 
 @rule("QuantizeLinear")

@@ -87,8 +87,7 @@ def _computed(op: Builder, node: Node) -> Value | None:
     if any(v is not None and v.const is None for v in node.inputs):
         return None
     (array,) = run_node(node, arrays, op.graph.root().opset)
-    source = node.inputs[0]
-    assert source is not None
+    source = node.operand()
     value = op.constant(np.asarray(array).astype(node.output.dtype), source.name)
     mask = source.facts.get("sparsity")
     zero = node.const(2)

@@ -65,14 +65,12 @@ def of_node(node: Node, dtype: str) -> Parameters | None:
     if (zero is None and node.input(2) is not None) or node.attrs.get("block_size", 0):
         return None
     zero = np.zeros(scale.shape, np.int32) if zero is None else zero.astype(np.int32)
-    axis = node.attrs.get("axis", 1)
-    assert isinstance(axis, int)
     if scale.size == 1 and zero.size == 1:
         return Parameters(scale.reshape(()), zero.reshape(()), dtype)
     first = node.inputs[0]
     if scale.ndim != 1 or zero.shape != scale.shape or first is None or first.tensor.shape is None:
         return None
-    return Parameters(scale, zero, dtype, axis % first.tensor.rank)
+    return Parameters(scale, zero, dtype, node.integer("axis", 1) % first.tensor.rank)
 
 
 def dequantized(value: Value | None, dtypes: tuple[str, ...] = BYTES) -> tuple[Value, Parameters] | None:

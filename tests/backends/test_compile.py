@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from onyxc.backends.compile import to_program
+from onyxc.backends.compile import Compiler, to_program
 from onyxc.backends.program import Call, Copy, If, Loop, Program
 from onyxc.backends.target import get
 from onyxc.compiler import driver
@@ -208,3 +208,10 @@ def test_scan_along_inner_axes() -> None:
     x = np.random.default_rng(2).standard_normal((2, 4000)).astype(np.float32)
     (y,) = run(text, {"x": x})
     np.testing.assert_array_equal(y, np.maximum(x, 0))
+
+
+def test_names_of_kernels() -> None:
+    compiler = Compiler(get("host"), "model")
+    names = [compiler.unique("softmax_1") for _ in range(3)]
+    parts = {f"{name}_{index}" for name in names for index in range(9)}  # what the kernels of one group are called
+    assert len({*names, *parts}) == 30

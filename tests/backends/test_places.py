@@ -118,6 +118,29 @@ def test_a_growing_tensor_is_one_buffer() -> None:
     check(GROWING)
 
 
+@pytest.mark.parametrize("height", [128, 36])
+def test_chains_of_convolutions_go_by_strides(height: int) -> None:
+    """As one kernel by rows, where the image between is large, or one after the other."""
+    model = build(
+        f"""g (float[1, 16, {height}, 48] x) => (float[1, 8, {height}, 48] y) {{
+          s = Conv(x, f)
+          a = Relu(s)
+          b = Conv(a, g)
+          c = Relu(b)
+          d = Conv <group = 40, pads = [1, 1, 1, 1]> (c, h)
+          e = Conv(d, i)
+          j = Concat <axis = 1> (a, e)
+          y = Conv(j, last)
+        }}""",
+        f=(16, 16, 1, 1), g=(40, 16, 1, 1), h=(40, 1, 3, 3), i=(24, 40, 1, 1), last=(8, 40, 1, 1),
+    )  # fmt: skip
+    made = program(model)
+    assert "concat" not in kernels(made)
+    assert ("chain" in " ".join(k.note for k in made.kernels())) == (height == 128)
+    assert [b.root()[1] // 4 for b in results(made) if b.strides] == [0, 16]
+    check(model)
+
+
 def test_what_cannot_go_by_strides_is_copied() -> None:
     """A Resize reads dense tensors: a copy puts what it reads into the joint tensor."""
     model = build(
@@ -172,6 +195,24 @@ def test_halves_of_a_tensor_are_read_where_they_lie() -> None:
     made = program(model)
     assert "split" not in kernels(made)
     check(model)
+
+
+def test_a_slice_that_is_joined_again_is_copied_there() -> None:
+    made = build(
+        """m (float[1, 16, 9, 9] x) => (float[1, 16, 5, 5] y) {
+           h = Conv(x, v)
+           a = Slice(h, zero, eight, one)
+           b = Slice(h, eight, end, one)
+           c = Conv(b, w)
+           d = Concat<axis=1>(a, c)
+           y = Conv(d, v)
+        }""",
+        v=(16, 16, 3, 3), w=(8, 8, 1, 1),
+    )  # fmt: skip
+    for name, value in (("zero", 0), ("eight", 8), ("end", 16), ("one", 1)):
+        made.graph.initializer.append(onnx.numpy_helper.from_array(np.array([value]), name))
+    assert kernels(program(made)).count("slice") == 1
+    check(made)
 
 
 def test_slice_is_a_view() -> None:

@@ -161,3 +161,28 @@ def test_types_merge() -> None:
     old, new = TensorType("float32", ("N", 3, "?")), TensorType("int64", (2, "M", "K"))
     assert infer.merge(old, new) == TensorType("int64", (2, 3, "K"))
     assert infer.merge(old, TensorType("int64", None)) == TensorType("int64", ("N", 3, "?"))
+
+
+def test_no_inputs_are_left_out_at_the_end() -> None:
+    graph = small("Relu")
+    x = graph.inputs[0]
+    clip = infer.add(graph, "Clip", [x, None, None])
+    assert clip.inputs == (x,)
+    assert infer.add(graph, "Clip", [x, None, x]).inputs == (x, None, x)
+
+
+def test_accessors_say_what_is_missing() -> None:
+    graph = small("Relu")
+    (relu,) = graph.nodes
+    assert relu.operand() is graph.inputs[0]
+    assert relu.owner is graph
+    with pytest.raises(ValueError, match=r"Relu .* has no input 1"):
+        relu.operand(1)
+    with pytest.raises(ValueError, match="x is not a constant"):
+        _ = relu.operand().array
+    relu.attrs["body"] = 1
+    with pytest.raises(TypeError, match=r"'body' of Relu .* is not a graph"):
+        relu.subgraph("body")
+    graph.replace(relu, [graph.inputs[0]])
+    with pytest.raises(ValueError, match="in no graph"):
+        _ = relu.owner

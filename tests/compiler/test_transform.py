@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,9 +12,10 @@ import pytest
 from onyxc.compiler.check import NumericCheck
 from onyxc.compiler.errors import PassError
 from onyxc.compiler.ir import infer
+from onyxc.compiler.ir.fused import fuse
 from onyxc.compiler.ir.graph import Graph
 from onyxc.compiler.loader import load
-from onyxc.compiler.transform import Pass, PassManager, PassResult
+from onyxc.compiler.transform import GraphPass, Pass, PassManager, PassResult
 from onyxc.passes import parse
 
 MODEL = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 26]>
@@ -46,6 +48,30 @@ class Break(Pass):
         """The last node becomes the first."""
         graph.move_before(graph.nodes[-1], graph.nodes[0])
         return PassResult({"moved": 1})
+
+
+@dataclass(frozen=True)
+class Count(GraphPass):
+    """Counts nodes."""
+
+    name: ClassVar[str] = "count"
+
+    def rewrite(self, graph: Graph) -> Counter[str]:
+        """The nodes of ``graph`` alone, by operator."""
+        return Counter(n.op for n in graph)
+
+
+def test_a_pass_over_inner_graphs() -> None:
+    graph = load(
+        onnx.parser.parse_model("""<ir_version: 10, opset_import: ["" : 26]>
+    g (bool c, float[2] x) => (float[2] y) {
+        a = Neg(x)
+        b = Abs(a)
+        y = If(c) <then_branch = t () => (float[2] p) { p = Relu(b) }, else_branch = e () => (float[2] q) { q = Neg(b) }>
+    }""")
+    )
+    fuse(graph, graph.nodes[:2])
+    assert Count().run(graph).counts == {"Fused": 1, "If": 1, "Relu": 1, "Neg": 1}
 
 
 def test_a_pass_alone() -> None:

@@ -18,6 +18,7 @@ from onyxc.backends.cpu.match.pooling import global_pool, pool
 from onyxc.backends.cpu.match.product import batched_product
 from onyxc.backends.cpu.match.strassen import strassen_conv, strassen_product
 from onyxc.backends.cpu.match.strips import behind_arithmetic
+from onyxc.backends.cpu.match.varying import varying_conv
 from onyxc.backends.recipe import Recipe
 from onyxc.backends.target import Target
 from onyxc.compiler.ir import facts
@@ -26,7 +27,7 @@ from onyxc.compiler.ir.graph import Graph
 Template = Callable[[str, AnchoredGroup, Target], Recipe | None]
 
 TEMPLATES: dict[str, tuple[Template, ...]] = {
-    "onyxc.Conv": (strassen_conv, conv),
+    "onyxc.Conv": (strassen_conv, conv, varying_conv),
     "MatMul": (narrow_product, strassen_product, constant_product, batched_product),
     "MatMulInteger": (constant_product, batched_product),
     "onyxc.Pool": (pool,),
@@ -35,7 +36,8 @@ TEMPLATES: dict[str, tuple[Template, ...]] = {
     "ReduceMax": (global_pool,),
 }
 
-STRIDED = (conv, pool, lrn, strassen_conv)  # their kernels go by the strides that operands and result have in memory
+# their kernels go by the strides that operands and result have in memory
+STRIDED = (conv, pool, lrn, strassen_conv, varying_conv)
 
 
 def recipe(name: str, body: Graph, constant: tuple[bool, ...], target: Target) -> Recipe | None:

@@ -43,7 +43,7 @@ def fused_attention(name: str, body: Graph, constant: tuple[bool, ...], target: 
         else [scores.packed(mask, partial(limits_of, plan=plan, hidden=LOWEST if target.exact else HIDDEN))]
     )
     epilogue = scores.epilogue(operands, strides)
-    kernel = attention.emit(name, plan, epilogue, target, limited=mask is not None)
+    kernel = attention.emit(name, plan, epilogue, target, limited=mask is not None, guarded=bool(parts.guard))
     read = (*(scores.role(found.source) for found in (q, k, v)), *(scores.role(o) for o in operands), *limits)
     return [Piece(kernel, (*read, Output(0), Scratch("float32", (plan.scratch_size,))), len(read))]
 

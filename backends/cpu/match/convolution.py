@@ -18,11 +18,12 @@ from onyxc.backends.places import strides_of
 from onyxc.backends.program import Kernel
 from onyxc.backends.recipe import Argument, Constant, Output, Piece, Recipe, Scratch
 from onyxc.backends.target import Target
-from onyxc.compiler.ir.channels_last import ints, shuffle_order
+from onyxc.compiler.ir.channels_last import shuffle_order
 from onyxc.compiler.ir.graph import Array
 
 
 def conv(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
+    """A convolution with constant weights."""
     shape = conv_shape(group)
     return None if shape is None else finish(name, group, shape, lambda array: array, target)
 
@@ -30,21 +31,25 @@ def conv(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
 def conv_shape(group: AnchoredGroup) -> ConvShape | None:
     """The shape of an onyxc.Conv whose weights and zero points are known."""
     zero = zero_points(group)
-    if not supported(group) or zero is None:
-        return None
+    return None if not supported(group) or zero is None else read_shape(group, zero[0])
+
+
+def read_shape(group: AnchoredGroup, x_zero_point: int) -> ConvShape:
+    """The shape of an onyxc.Conv."""
     node, x, w = group.anchor, group.input(0), group.input(1)
     planar = bool(node.attrs["planar"])
     n, h, width, c = (x.dims[0], x.dims[2], x.dims[3], x.dims[1]) if planar else x.dims
     out_n, out_h, out_w, out_c = group.shape
-    pads = ints(node, "pads")
+    (sh, sw), (dh, dw) = node.integers("strides"), node.integers("dilations")
+    top, left, bottom, right = node.integers("pads")
     assert out_n == n
     return ConvShape(
         batch=n, in_channels=c, out_channels=out_c, group=node.integer("group", 1), in_size=(h, width),
-        out_size=(out_h, out_w), kernel=(w.dims[2], w.dims[3]), strides=ints(node, "strides"),  # type: ignore[arg-type]
-        dilations=ints(node, "dilations"), pads=pads,  # type: ignore[arg-type]
+        out_size=(out_h, out_w), kernel=(w.dims[2], w.dims[3]), strides=(sh, sw),
+        dilations=(dh, dw), pads=(top, left, bottom, right),
         x_strides=planar_strides(c, h, width) if planar else four(strides_of(x)),
         y_strides=four(group.y_strides)[:3], x_dtype=x.dtype, w_dtype=w.dtype,
-        acc_dtype=node.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=zero[0],
+        acc_dtype=node.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=x_zero_point,
         shuffle=node.integer("shuffle"),
     )  # fmt: skip
 

@@ -51,9 +51,7 @@ class AnchoredGroup:
 
     def input(self, index: int) -> Value:
         """An input of the anchor that is there."""
-        value = self.anchor.inputs[index]
-        assert value is not None
-        return value
+        return self.anchor.operand(index)
 
     def operand(self, index: int) -> tuple[Value, tuple[int, ...]]:
         """An input of the anchor as it lies in memory, and its element strides as the anchor sees it."""
@@ -115,8 +113,7 @@ class AnchoredGroup:
                     if value is None:
                         continue
                     if value not in env:
-                        assert value.const is not None
-                        env[value] = fill(registry.const(value.const.reshape(()).item(), value.dtype), lanes)
+                        env[value] = fill(registry.const(value.array.reshape(()).item(), value.dtype), lanes)
                     arguments.append(env[value])
                 if facts.key(node) == LOOKUP:
                     x, table = arguments
@@ -150,6 +147,7 @@ def _size(expr: Any) -> int:
 
 
 def is_number(value: Value) -> bool:
+    """Whether the value is one constant number."""
     return value.const is not None and value.const.size == 1
 
 
@@ -169,6 +167,7 @@ def four(strides: tuple[int, ...]) -> Strides:
 
 
 def supported(group: AnchoredGroup) -> bool:
+    """Whether both operands of a product are float32 or both 8-bit, the second one constant."""
     x, w = group.input(0), group.input(1)
     floats = x.dtype == w.dtype == "float32"
     integers = x.dtype in EIGHT_BIT and w.dtype in EIGHT_BIT

@@ -10,6 +10,7 @@ from onyxc.backends.target import Target
 
 
 def lrn(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
+    """Local response normalization of float32 images."""
     x, node, operands = group.input(0), group.anchor, group.operands()
     if operands is None or x.dtype != "float32":
         return None

@@ -12,6 +12,7 @@ from onyxc.backends.target import Target
 
 
 def pool(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
+    """A maximum or mean over windows."""
     shape = pool_shape(group)
     return None if shape is None else _pooled(name, group, shape, target)
 

@@ -9,6 +9,7 @@ from onyxc.backends.target import Target
 
 
 def batched_product(name: str, group: AnchoredGroup, target: Target) -> Recipe | None:
+    """A product of two tensors that only a run knows, of float32 or 8-bit integers, by strides."""
     a, b = group.input(0), group.input(1)
     zero = zero_points(group)
     operands = group.operands()
@@ -33,5 +34,3 @@ def batched_product(name: str, group: AnchoredGroup, target: Target) -> Recipe |
     scratch = [Temporary(plan.scratch_dtype, (plan.scratch_size,))] if plan.scratch_size else []
     read = (group.role(a_source), group.role(b_source), *(group.role(v) for v in operands))
     return [Piece(kernel, (*read, *scratch, Output(0)), len(read))]
-
-

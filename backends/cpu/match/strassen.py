@@ -8,7 +8,7 @@ from onyxc.backends.cpu import strassen
 from onyxc.backends.cpu.match.convolution import conv_shape, product_shape
 from onyxc.backends.cpu.match.group import AnchoredGroup
 from onyxc.backends.cpu.shapes import ConvShape
-from onyxc.backends.recipe import Output, Piece, Recipe, Scratch
+from onyxc.backends.recipe import Constant, Output, Piece, Recipe, Scratch
 from onyxc.backends.target import Target
 from onyxc.compiler.ir.graph import Array
 
@@ -27,12 +27,12 @@ def _recipe(
 ) -> Recipe | None:
     """``layout`` gives the weights as [depth, columns]."""
     operands = group.operands()
-    algorithm = None if shape is None else strassen.choose(shape, target)
-    if shape is None or operands is None or algorithm is None:
+    method = None if shape is None else strassen.choose(shape, target)
+    if shape is None or operands is None or method is None:
         return None
     strides = [group.spread(v) for v in operands]
-    plan = strassen.plan(shape, algorithm, target, tuple(strides))
+    plan = strassen.plan(shape, method, target, tuple(strides))
     weights = group.packed(group.input(1), lambda w: strassen.pack(layout(w), plan))
-    read = (group.role(group.input(0)), weights, *(group.role(v) for v in operands))
+    read = (group.role(group.input(0)), weights, Constant(method.terms), *(group.role(v) for v in operands))
     kernel = strassen.emit(name, plan, group.epilogue(operands, strides), target)
     return [Piece(kernel, (*read, Output(0), Scratch("float32", (plan.scratch_size,))), len(read))]

@@ -29,9 +29,7 @@ def _translated(index: int, source: str) -> tuple[str, list[str]]:
     section = f"onyxc_shared_{index}"
     names = list(dict.fromkeys(_KERNEL.findall(source)))
     barriers = "true" if _BARRIER.search(source) else "false"
-    text = re.sub(
-        r"extern __shared__ (?:alignas\(\d+\) )?([\w ]+?) (\w+)\[\];", r"\1 *\2 = (\1 *)dynamic_shared;", source
-    )
+    text = re.sub(r"extern __shared__ (?:alignas\(\d+\) )?([\w ]+?) (\w+)\[\];", r"\1 *\2 = (\1 *)dynamic_shared;", source)
     text = re.sub(r"__shared__ alignas\(\d+\)", "__shared__", text.replace('extern "C" __global__', "static"))
     head = [
         f'extern unsigned char __start_{section}[] __attribute__((weak, visibility("hidden")));',
@@ -39,9 +37,7 @@ def _translated(index: int, source: str) -> tuple[str, list[str]]:
         "#undef __shared__",
         f'#define __shared__ static __attribute__((section("{section}"), aligned(64)))',
     ]
-    entries = [
-        f'emulated<{name}>("{name}", {barriers}, __start_{section}, __stop_{section}, {name}),' for name in names
-    ]
+    entries = [f'emulated<{name}>("{name}", {barriers}, __start_{section}, __stop_{section}, {name}),' for name in names]
     return "\n".join([*head, text]), entries
 
 

@@ -164,6 +164,15 @@ def test_results_take_over_operands_that_die() -> None:
     assert len({memory.plan(Program("p", [x], [y], list(steps))).offset(b) for b in inner}) == 2
 
 
+def test_scratch_memory_does_not_keep_a_result_out_of_its_operand() -> None:
+    x, y, a, b = tensor("x", kind="input"), tensor("y", kind="output"), tensor("a"), tensor("b")
+    working = Buffer("scratch", "float32", (64,), "scratch")
+    first, second, last = call("one", x, a), Call(Kernel("two"), (a, b, working), 1, (0,)), call("three", b, y)
+    plan = memory.plan(Program("p", [x], [y], [first, second, last]))
+    assert plan.offset(a) == plan.offset(b)
+    assert plan.scratch_bytes >= working.nbytes
+
+
 def test_a_buffer_private_to_one_turn_shares_memory_after_it() -> None:
     x, y = tensor("x", kind="input"), tensor("y", kind="output")
     turn, state = tensor("turn", (), "int64"), tensor("state")

@@ -36,6 +36,14 @@ def make_shape(
     )  # fmt: skip
 
 
+def square(
+    channels: int, size: int, out: int, kernel: int = 3, stride: int = 1, group: int = 1, batch: int = 1
+) -> ConvShape:
+    """A same-padded convolution of square images."""
+    image, pads = (batch, size, size, channels), (kernel // 2,) * 4
+    return make_shape(image, out, (kernel, kernel), (stride, stride), pads, group=group)  # type: ignore[arg-type]
+
+
 def reference(x: Array, w: Array, shape: ConvShape) -> Array:
     """NHWC result in double precision (or int64) of NHWC ``x`` and ONNX ``w``."""
     kind = np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64

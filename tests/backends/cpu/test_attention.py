@@ -32,6 +32,7 @@ class Case:
     v_turned: bool = False
     shared: bool = False
     causal: bool = False
+    guarded: bool = False  # some rows see nothing, and are zero
 
 
 CASES = {
@@ -43,6 +44,8 @@ CASES = {
     "causal": Case((1, 3), 40, 40, 16, 16, causal=True),
     "many keys": Case((1, 1), 30, 1100, 12, 20),
     "many keys, causal": Case((1, 1), 60, 1100, 12, 20, causal=True),
+    "guarded": Case((1, 2), 29, 45, 19, 13, guarded=True),
+    "many keys, guarded": Case((1, 1), 30, 1100, 12, 20, causal=True, guarded=True),
 }
 
 
@@ -74,6 +77,9 @@ def test_attention(name: str, level: str, call: Any) -> None:
     y = np.full((*case.batch, case.rows, case.width), np.nan, np.float32)
     first = case.keys - case.rows if case.causal else case.keys
     mask = np.where(np.arange(case.keys) <= np.arange(case.rows)[:, None] + first, 0, -np.inf).astype(np.float32)
+    if case.guarded:
+        mask[::3] = -np.inf
+        q[0, 0, 1, 0] = np.nan
     shape = AttentionShape(
         case.batch, case.rows, case.keys, case.depth, case.width, strides(q),
         *(((0, 0) if case.shared else strides(a)[:2]) + strides(a)[2:] for a in (k, v)), strides(y)[:-1],
@@ -83,7 +89,7 @@ def test_attention(name: str, level: str, call: Any) -> None:
     scale = float(np.float32(case.depth**-0.5))
     operand = Operand("float32", (0, 0, case.keys, 1))
     epilogue = Epilogue((operand,), lambda acc, ops: acc * constant(scale, "float32", lanes_of(acc)) + ops[0])
-    kernel = attention.emit("kernel", plan, epilogue, target, limited=case.causal)
+    kernel = attention.emit("kernel", plan, epilogue, target, limited=case.causal, guarded=case.guarded)
     assert kernel.tasks == plan.tasks
     limits = [limits_of(mask, plan, LOWEST)] * case.causal
     stored = [
@@ -91,7 +97,10 @@ def test_attention(name: str, level: str, call: Any) -> None:
         for a, t in ((k, case.k_turned), (v, case.v_turned))
     ]
     call(kernel, target, [q, *stored, mask, *limits, y, np.full(plan.scratch_size, np.nan, np.float32)])
-    np.testing.assert_allclose(y, expected(q, k, v, mask, scale), rtol=1e-4, atol=2e-6)
+    with np.errstate(invalid="ignore"):
+        wanted = expected(q, k, v, mask, scale)
+    assert np.isnan(wanted).any() == case.guarded
+    np.testing.assert_allclose(y, np.nan_to_num(wanted, nan=0), rtol=1e-4, atol=2e-6)
 
 
 def test_parts_of_one_buffer(call: Any) -> None:

@@ -5,25 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from convolution_reference import square
 
 from onyxc.backends.cpu import convolution, depthwise, gemm, winograd
 from onyxc.backends.cpu.epilogue import Epilogue, bias
 from onyxc.backends.cpu.gemm import GemmShape
 from onyxc.backends.cpu.inspect import loops, spills
-from onyxc.backends.cpu.shapes import ConvShape, dense_strides, matmul_shape
+from onyxc.backends.cpu.shapes import matmul_shape
 from onyxc.backends.cpu.winograd_plan import make as winograd_plan
 from onyxc.backends.target import get
 
 LEVELS = ["x86-64-v3", "x86-64-v4", "aarch64"]
-
-
-def square(channels: int, size: int, out: int, kernel: int, stride: int = 1, group: int = 1) -> ConvShape:
-    """A same-padded convolution of a square image."""
-    pad, half = kernel // 2, size // stride
-    return ConvShape(
-        1, channels, out, group, (size, size), (half, half), (kernel, kernel), (stride, stride), (1, 1), (pad,) * 4,
-        dense_strides(size, size, channels), dense_strides(half, half, out)[:3],
-    )  # fmt: skip
 
 
 SHAPES = {

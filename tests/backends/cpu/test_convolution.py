@@ -122,3 +122,14 @@ def test_shuffled_groups(level: str, call: Any) -> None:
     made, y = plan(shape, target), np.zeros((1, 7, 7, 28), np.float32)
     call(convolution.emit("kernel", made, Epilogue(), target), target, [x, pack(w, made), order.astype(np.int32), y])
     np.testing.assert_allclose(y, reference(x[..., order], w, shape), rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("rows", "share"), [(12, 2), (16, 2), (24, 1), (64, 1)])
+def test_tiles_prefetch_the_next_panel_together(rows: int, share: int) -> None:
+    """Each of few tiles asks for so many lines of a step's weights that none is left out."""
+    target = get("x86-64-v4")
+    made = plan(matmul_shape(rows, 384, 384), target)
+    assert made.ahead
+    assert made.rows * share >= made.panels[0].width // 16 > made.rows * (share - 1)
+    text = str(convolution.emit("kernel", made, Epilogue(), target).func)
+    assert text.count("llvm.prefetch") == share * len(made.tiles) * made.unroll

@@ -22,16 +22,17 @@ def make_shape(
     stride: int = 1,
     pads: tuple[int, int, int, int] = (1, 1, 1, 1),
     dilation: int = 1,
+    times: int = 1,
     **fields: Any,
 ) -> ConvShape:
-    """A depthwise shape of dense tensors."""
+    """A depthwise shape of dense tensors; ``times``: output channels of each input channel."""
     n, h, w, c = image
     sizes = enumerate((h, w))
     oh, ow = ((s + pads[i] + pads[i + 2] - (kernel[i] - 1) * dilation - 1) // stride + 1 for i, s in sizes)
-    y_strides = dense_strides(oh, ow, c)[:3]
+    y_strides = dense_strides(oh, ow, c * times)[:3]
     pair, wide = (stride, stride), (dilation, dilation)
     return ConvShape(
-        n, c, c, c, (h, w), (oh, ow), kernel, pair, wide, pads, dense_strides(h, w, c), y_strides, **fields
+        n, c, c * times, c, (h, w), (oh, ow), kernel, pair, wide, pads, dense_strides(h, w, c), y_strides, **fields
     )
 
 
@@ -42,7 +43,7 @@ def reference(x: Array, w: Array, shape: ConvShape) -> Array:
         ih = oh * shape.strides[0] - shape.pads[0] + ky * shape.dilations[0]
         iw = ow * shape.strides[1] - shape.pads[1] + kx * shape.dilations[1]
         if 0 <= ih < shape.in_size[0] and 0 <= iw < shape.in_size[1]:
-            y[:, oh, ow] += x[:, ih, iw].astype(np.float64) * w[:, 0, ky, kx]
+            y[:, oh, ow] += np.repeat(x[:, ih, iw].astype(np.float64), shape.group_out, axis=-1) * w[:, 0, ky, kx]
     return y
 
 
@@ -56,6 +57,8 @@ CASES = {
     "1x9": make_shape((1, 5, 30, 16), (1, 9), 1, (0, 4, 0, 4)),
     "9x1 of a column": make_shape((1, 30, 1, 20), (9, 1), 1, (4, 0, 4, 0)),
     "dilation": make_shape((1, 16, 17, 16), (3, 3), 1, (2, 2, 2, 2), 2),
+    "7x7 stride 2, two outputs": make_shape((1, 9, 9, 25), (7, 7), 2, (3, 3, 3, 3), times=2),
+    "3x3, four outputs": make_shape((2, 5, 6, 7), (3, 3), times=4),
 }
 
 
@@ -85,7 +88,5 @@ def test_integer(level: str, call: Any) -> None:
     made = depthwise.plan(shape, target)
     kernel = depthwise.emit("kernel", made, Epilogue(y_dtype="int32"), target)
     call(kernel, target, [x, depthwise.pack(w, made, zero), y])
-    expected = reference(
-        x.astype(np.int64) - 11, w.astype(np.int64) - zero.astype(np.int64).reshape(-1, 1, 1, 1), shape
-    )
+    expected = reference(x.astype(np.int64) - 11, w.astype(np.int64) - zero.astype(np.int64).reshape(-1, 1, 1, 1), shape)
     np.testing.assert_array_equal(y, expected)

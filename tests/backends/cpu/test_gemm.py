@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -41,6 +41,9 @@ CASES = {
     "shared b": Case((2, 3), 7, 70, 21, b_shared=True),
     "shared b, one row each": Case((4,), 1, 70, 21, b_shared=True, b_turned=True),
     "one row": Case((), 1, 130, 64),
+    "one row against columns": Case((2, 3), 1, 45, 64, b_turned=True),
+    "few rows against columns": Case((3,), 4, 70, 32, b_turned=True),
+    "shared columns": Case((1, 3), 1, 37, 48, b_turned=True, b_shared=True),
     "one column": Case((3,), 20, 1, 33),
     "few tasks": Case((), 90, 20, 64, b_turned=True),
     "spread b": Case((2,), 9, 21, 13, b_spread=3),
@@ -97,6 +100,17 @@ def test_integer(level: str, turned: bool, call: Any) -> None:
     scratch = [np.zeros(made.scratch_size, made.scratch_dtype)] * made.packed
     call(gemm.emit("kernel", made, Epilogue(y_dtype="int32"), target), target, [a, b, *scratch, y])
     np.testing.assert_array_equal(y, (a.astype(np.int64) - 7) @ (right.astype(np.int64) + 3))
+
+
+def test_plan_of_few_rows_against_columns() -> None:
+    shape = GemmShape((4,), 1, 96, 64, (64, 64, 1), (6144, 1, 64), (96, 96))
+    made = gemm.plan(shape, get("x86-64-v4"))
+    assert made.dots
+    assert not made.packed
+    assert made.tasks == 4 * 6
+    assert not gemm.plan(replace(shape, m=5), get("x86-64-v4")).dots
+    assert not gemm.plan(replace(shape, k=60), get("x86-64-v4")).dots
+    assert not gemm.plan(replace(shape, b_strides=(6144, 96, 1)), get("x86-64-v4")).dots
 
 
 def test_plan_merges_batches_that_share_b() -> None:

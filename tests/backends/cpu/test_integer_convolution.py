@@ -43,8 +43,8 @@ CASES = {
 def test_exact(case: str, x_dtype: str, w_dtype: str, call: Any) -> None:
     rng = np.random.default_rng(0)
     types = {"x_dtype": x_dtype, "w_dtype": w_dtype, "acc_dtype": "int32", "y_dtype": "int32"}
-    for x_zero, w_zero in ((0, 0), (-128, 0), (3, 5), (17, None)):
-        x_zero = max(x_zero, np.iinfo(x_dtype).min)
+    lowest = int(np.iinfo(x_dtype).min)
+    for x_zero, w_zero in dict.fromkeys([(0, 0), (lowest, 0), (3, 5), (17, None)]):
         shape = replace(CASES[case], **types, x_zero_point=x_zero)  # type: ignore[arg-type]
         low, high = (np.iinfo(w_dtype).min, np.iinfo(w_dtype).max)
         weights = rng.integers(low, high + 1, (shape.out_channels, shape.group_in, *shape.kernel)).astype(w_dtype)
@@ -54,6 +54,7 @@ def test_exact(case: str, x_dtype: str, w_dtype: str, call: Any) -> None:
         assert template.fits(shape, TARGET)
         plan = template.plan(shape, TARGET, zeros)
         kernel = template.emit("k", plan, Epilogue(y_dtype="int32"), TARGET)
+        assert kernel.note.startswith("8-bit ")
         y = np.full((shape.batch, *shape.out_size, shape.out_channels), -7, np.int32)
         call(kernel, TARGET, [x, template.pack(weights, plan), y])
         exact = weights.astype(np.int64) - zeros.reshape(-1, 1, 1, 1)

@@ -10,7 +10,8 @@ import onnx
 import onnx.parser
 import pytest
 
-from onyxc.backends.compile import as_body, to_program
+from onyxc.backends.bodies import as_body
+from onyxc.backends.compile import to_program
 from onyxc.backends.cpu import match
 from onyxc.backends.target import get
 from onyxc.compiler.ir.graph import Graph
@@ -81,6 +82,12 @@ CASES = {
         " a = Transpose<perm=[0,2,1,3]>(q) b = Transpose<perm=[0,2,3,1]>(k) c = MatMul(a, b) y = Add(c, m) }",
         {},
         [True],
+    ),
+    "convolution with the weights of a run": (
+        "(float[1,16,8,8] x, float[24,16,3,3] w) => (float[1,24,1,1] y) { a = Conv<pads=[1,1,1,1]>(x, w) b = Relu(a)"
+        " y = GlobalMaxPool(b) }",
+        {},
+        [False, True, True],  # the image is moved first
     ),
     "double precision": (
         "(double[2,8] x, double[8,4] w) => (double[2,4] y) { y = MatMul(x, w) }",

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from convolution_reference import make_shape, square
 
 from onyxc.backends.cpu import pooling_plan
-from onyxc.backends.cpu.blocking import costs, register_tiles, row_tiles, split_evenly, split_panels, tail_lanes
+from onyxc.backends.cpu.blocking import bands, costs, register_tiles, row_tiles, split_evenly, split_panels, tail_lanes
 from onyxc.backends.cpu.convolution_plan import pack, plan
 from onyxc.backends.cpu.depthwise_plan import plan as depthwise_plan
 from onyxc.backends.cpu.shapes import ConvShape, collapse, dense_strides, matmul_shape
 from onyxc.backends.target import get
 
 X86 = ["x86-64-v2", "x86-64-v3", "x86-64-v4"]
-
-
-def square(channels: int, size: int, out: int, kernel: int, group: int = 1) -> ConvShape:
-    """A same-padded convolution of a square image."""
-    pad = kernel // 2
-    return ConvShape(
-        1, channels, out, group, (size, size), (size, size), (kernel, kernel), (1, 1), (1, 1), (pad,) * 4,
-        dense_strides(size, size, channels), dense_strides(size, size, out)[:3],
-    )  # fmt: skip
 
 
 def test_plans_do_not_import_tvm() -> None:
@@ -80,20 +73,13 @@ def test_pointwise_images_become_one_row() -> None:
 
 
 def test_an_operand_per_image_keeps_images_apart() -> None:
-    shape = ConvShape(
-        2, 8, 8, 1, (3, 3), (3, 3), (1, 1), (1, 1), (1, 1), (0, 0, 0, 0),
-        dense_strides(3, 3, 8), dense_strides(3, 3, 8)[:3],
-    )  # fmt: skip
+    shape = square(8, 3, 8, 1, batch=2)
     assert collapse(shape, ((8, 0, 0, 1),))[0].batch == 2
     assert collapse(shape, ((0, 0, 0, 1),))[0].batch == 1
 
 
 def test_a_column_is_turned() -> None:
-    shape = ConvShape(
-        1, 8, 8, 1, (40, 1), (40, 1), (3, 1), (1, 1), (1, 1), (1, 0, 1, 0),
-        dense_strides(40, 1, 8), dense_strides(40, 1, 8)[:3],
-    )  # fmt: skip
-    turned = plan(shape, get("x86-64-v3"))
+    turned = plan(make_shape((1, 40, 1, 8), 8, (3, 1), pads=(1, 0, 1, 0)), get("x86-64-v3"))
     assert turned.turned
     assert turned.shape.kernel == (1, 3)
     assert turned.shape.pads == (0, 1, 0, 1)
@@ -128,7 +114,7 @@ def test_one_row_uses_many_accumulators() -> None:
 
 def test_pixels_a_page_apart_stay_few() -> None:
     made = plan(square(2048, 7, 512, 1), get("x86-64-v4"))
-    assert max(t.width for t in made.tiles) <= 6
+    assert max(t.width for t in made.tiles) <= 7
 
 
 def test_equal_ranges_of_tasks_are_equal_work() -> None:
@@ -140,17 +126,41 @@ def test_equal_ranges_of_tasks_are_equal_work() -> None:
     assert len({w / s for w, s in zip(work, shares, strict=True)}) == 1
 
 
-def test_rows_are_divided_first_where_images_outweigh_weights() -> None:
+def test_rows_are_divided_first_unless_weights_are_far_larger() -> None:
     target = get("x86-64-v4")
-    assert plan(square(144, 56, 24, 1), target).bands > 1
-    assert plan(square(960, 7, 160, 1), target).bands == 1
-    assert depthwise_plan(square(96, 56, 96, 3, group=96), target).bands > 1
+    assert plan(square(1024, 14, 256, 1), target).bands == 2
+    assert plan(square(512, 7, 2048, 1), target).bands == 1
+    for made in (plan(square(144, 56, 24, 1), target), depthwise_plan(square(96, 56, 96, 3, group=96), target)):
+        assert made.bands > 8
+
+
+@pytest.mark.parametrize("units", [7, 14, 28, 33, 49, 131])
+def test_half_of_the_bands_are_half_of_the_rows(units: int) -> None:
+    pixels, few = 7 * units, 1 << 20
+    count = bands(units, pixels, few, few)
+    size = -(-units // count)
+    assert count in (2, 4)
+    assert abs(count // 2 * size - units / 2) <= max(1, units / 16)
+    narrow = bands(units, pixels, few, 1000)
+    assert 2 <= pixels / narrow <= 36
+    assert bands(units, pixels, few, 5 * few) == bands(1, 500, few, 1000) == 1
 
 
 def test_depthwise_tasks() -> None:
     made = depthwise_plan(square(72, 14, 72, 3, group=72), get("x86-64-v4"))
     assert [p.width for p in made.panels] == [16, 8]
     assert made.tasks == 5 * 14
+
+
+@pytest.mark.parametrize("kernel", [(1, 11), (7, 7), (31, 31)])
+@pytest.mark.parametrize("registers", [32, 28, 24])
+def test_depthwise_rows_of_many_taps(kernel: tuple[int, int], registers: int) -> None:
+    """Weights of a row beside the accumulators, also where a kernel is planned again for fewer registers."""
+    pads = (kernel[0] // 2, kernel[1] // 2) * 2
+    shape = make_shape((1, 40, 40, 40), 40, kernel, (1, 1), pads, group=40)
+    made = depthwise_plan(shape, replace(get("x86-64-v4"), registers=registers))
+    blocks, pixels = len(made.panels[0].lanes), max(t.width for t in made.tiles)
+    assert blocks * (min(kernel[1], 7) + pixels) < registers
 
 
 def test_depthwise_takes_few_vectors_of_a_pixel_at_once() -> None:
@@ -200,3 +210,5 @@ def test_pooling_of_a_whole_image_divides_the_channels() -> None:
     assert not made.by_columns
     assert not made.by_rows
     assert made.tasks == sum(p.count for p in made.panels) > 1
+    assert made.note == "max pool, tiles of 16+16+16+16+16+16+16+16 channels x 1 pixels"
+    assert pooling_plan.plan(pool_shape(56, 56, 64, 3, 1), get("x86-64-v4")).note.endswith("pixels, columns first")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from convolution_reference import square
 
 from onyxc.backends.cpu.shapes import ConvShape, dense_strides, planar_strides
 from onyxc.backends.cpu.winograd_choice import cycles, direct_cycles, fits, plan
@@ -20,14 +21,6 @@ from onyxc.backends.target import get
 
 LEVELS = ["x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "armv7"]
 V4 = get("x86-64-v4")
-
-
-def square(channels: int, size: int, out: int, kernel: int = 3, group: int = 1, batch: int = 1) -> ConvShape:
-    """A same-padded convolution of square images."""
-    return ConvShape(
-        batch, channels, out, group, (size, size), (size, size), (kernel, kernel), (1, 1), (1, 1), (kernel // 2,) * 4,
-        dense_strides(size, size, channels), dense_strides(size, size, out)[:3],
-    )  # fmt: skip
 
 
 def outputs(shape: ConvShape, level: str = "x86-64-v4") -> tuple[int, int] | None:
@@ -97,7 +90,7 @@ def test_a_matrix_of_pairs_needs_fewer_additions() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("shape", [square(64, 56, 64), square(512, 7, 512), square(58, 13, 116, 3, 2, 3)])
+@pytest.mark.parametrize("shape", [square(64, 56, 64), square(512, 7, 512), square(58, 13, 116, group=2, batch=3)])
 def test_strips_and_panels_cover_everything_once(shape: ConvShape, level: str) -> None:
     made = make(shape, (4, 2), get(level))
     covered = [c.start + i for c in made.columns for i in range(c.count)]
@@ -198,3 +191,15 @@ def test_options_keep_to_the_direct_sum() -> None:
     shape = square(64, 56, 64)
     assert plan(shape, replace(V4, exact=True)) is None
     assert plan(shape, replace(V4, favor="size")) is None
+
+
+@pytest.mark.parametrize("shape", [square(128, 28, 128), square(256, 28, 256), square(64, 56, 64)])
+def test_strips_stay_in_l2_and_two_threads_get_equal_shares(shape: ConvShape) -> None:
+    made = make(shape, (4, 4), V4)
+    assert made.scratch * 4 < V4.l2
+    first = min(made.tiles, made.strips // 2 * made.strip + made.strips % 2 * made.strip / 2)
+    assert abs(first / made.tiles - 1 / 2) < 0.06
+
+
+def test_more_tiles_share_weights_that_come_from_memory() -> None:
+    assert make(square(512, 28, 512), (4, 4), V4).strips == 1

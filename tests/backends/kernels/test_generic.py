@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tvm import te, tirx
 
-from onyxc.backends.kernels.generic import build_all
-from onyxc.backends.target import host
+from onyxc.backends.kernels.generic import build, build_all
+from onyxc.backends.target import get, host
 
 Array = np.ndarray[Any, Any]
 Run = Callable[..., list[Array]]
@@ -292,3 +292,20 @@ def test_missing_input_is_named() -> None:
     z = te.compute((4,), lambda i: x[i] + y[i], name="z")
     with pytest.raises(ValueError, match="stranger"):
         build_all("k", [x], [z], host())
+
+
+def test_the_plan_in_words() -> None:
+    def note(output: Any, source: Any, level: str = "x86-64-v4") -> str:
+        return build("words", [source], [output], get(level)).note
+
+    x, rows = te.placeholder((64, 100), name="x"), te.placeholder((4420, 3), name="rows")
+    twice = te.compute((64, 100), lambda i, j: x[i, j] * 2, name="twice")
+    turned = te.compute((100, 64), lambda i, j: x[j, i], name="turned")
+    assert note(twice, x) == "loop nest, vectors of 16 along the last axis"
+    assert note(twice, x, "x86-64-v3") == "loop nest, vectors of 8 along the last axis"
+    assert note(reduced(x, 0), x) == "loop nest, vectors of 16 along the last axis"
+    assert note(reduced(x, 1), x) == "loop nest, vectors of 16 along the reduced axis"
+    assert note(turned, x) == "loop nest, vectors of 16, squares of 16 x 16 turned in registers"
+    total = reduced(rows, 1)
+    shares = te.compute((4420, 3), lambda i, j: rows[i, j] / total[i], name="shares")
+    assert note(shares, rows) == "loop nest, vectors of 16 across short rows"

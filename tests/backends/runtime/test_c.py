@@ -38,6 +38,14 @@ int main(void) {
     memcpy(second_input(b, SECOND_INPUT_X), first_output(a, FIRST_OUTPUT_Y), SECOND_INPUT_X_BYTES);
     if (second_run(b)) return 4;
     show(x, (const float *)second_output(b, SECOND_OUTPUT_Y), second_output_shape(b, SECOND_OUTPUT_Y));
+    static float y[32]; /* 64 bytes behind the end may be read */
+    memcpy(first_input(a, FIRST_INPUT_X), first_output(a, FIRST_OUTPUT_Y), SECOND_INPUT_X_BYTES);
+    if (second_bind_input(b, SECOND_INPUT_X, first_output(a, FIRST_OUTPUT_Y))) return 5;
+    if (second_bind_output(b, SECOND_OUTPUT_Y, y + 1) || first_run(a) || second_run(b)) return 6;
+    for (int i = 0; i < 16; i++)
+        if (y[1 + i] != ((const float *)first_output(a, FIRST_OUTPUT_Y))[i] + 6 * i) return 7;
+    if (second_bind_input(b, SECOND_INPUT_X, NULL) || second_bind_output(b, SECOND_OUTPUT_Y, NULL)) return 8;
+    if (second_bind_input(b, 1, y) != ONYXC_ERROR_ARGUMENT || second_bind_output(NULL, 0, y) == ONYXC_OK) return 9;
     first_destroy(a);
     second_destroy(b);
     first_destroy(NULL);

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onyxc.backends.artifact.manifest import Group
+from onyxc.backends.interface import Group
 from onyxc.backends.runtime.groups import arrays, flattened, gathered, grouped
 from onyxc.compiler.errors import InputError
 

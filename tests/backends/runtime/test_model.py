@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
+import mmap
 import os
 import shutil
 import subprocess
@@ -51,6 +53,24 @@ def test_a_chain_of_calls(simple: runtime.Model) -> None:
     assert [str(s) for s in (*simple.inputs, *simple.outputs)] == ["x: float32[16]", "y: float32[16]"]
 
 
+def at_the_end_of_a_page(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A copy behind which nothing may be read."""
+    memory = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), values.dtype)[-values.size :]
+    memory[:] = values
+    return memory
+
+
+@pytest.mark.parametrize("kept", [np.copy, at_the_end_of_a_page, lambda x: np.repeat(x, 2)[::2]])
+def test_large_tensors_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Any) -> None:
+    monkeypatch.setattr(library, "LARGE", 1)
+    with build(tmp_path / "m", chain()) as model:
+        runs = [(x, model.run({"x": kept(x)})[0]) for x in (vector(), 2 * vector(), vector() + 1)]
+        runs.append((vector(), model.run({"x": memoryview(vector())})[0]))
+        for x, y in runs:  # each has memory of its own
+            np.testing.assert_array_equal(y, x + np.float32(3) * np.arange(16, dtype="f4"))
+            assert y.ctypes.data % 64 == 0
+
+
 def test_a_library_from_before_there_were_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path / "m", chain()).close()
     file = tmp_path / "m" / manifest.FILE
@@ -58,6 +78,12 @@ def test_a_library_from_before_there_were_levels(tmp_path: Path, monkeypatch: py
     monkeypatch.delattr(library.Context, "level")  # its table ends before
     with runtime.load(tmp_path / "m") as model:
         assert model.level == HOST.name
+
+
+def test_the_table_tells_its_size(tmp_path: Path) -> None:
+    build(tmp_path / "m", chain()).close()
+    table = library.load_table(tmp_path / "m" / "libchain.so")
+    assert (table.version, table.bytes) == (library.VERSION, ctypes.sizeof(library.TableV1))
 
 
 def test_outputs_are_copies(simple: runtime.Model) -> None:
@@ -106,7 +132,9 @@ def test_fewer_tasks_than_threads(tmp_path: Path) -> None:
         assert model.run({"x": np.zeros(2, "f4")})[0].tolist() == [0, 3]
 
 
-def test_views_and_several_outputs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [1, library.LARGE])
+def test_views_and_several_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int) -> None:
+    monkeypatch.setattr(library, "LARGE", large)
     x, both = tensor("x", kind="input"), tensor("both", (32,))
     low = Buffer("low", "float32", (16,), base=both)
     high = Buffer("high", "float32", (4, 4), "output", base=both, offset=64)
@@ -119,7 +147,9 @@ def test_views_and_several_outputs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(sum_, abs(vector()) + np.where(vector() < 0, -1, 1))
 
 
-def test_an_output_may_be_an_input_or_a_constant(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [1, library.LARGE])
+def test_an_output_may_be_an_input_or_a_constant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int) -> None:
+    monkeypatch.setattr(library, "LARGE", large)  # these cannot lie elsewhere
     x, w, copied = tensor("x", kind="input"), constant("w", np.arange(4)), tensor("c", kind="output")
     part = Buffer("part", "float32", (2,), "output", base=w, offset=8)
     with build(tmp_path / "m", Program("odd", [x], [x, w, part, copied], [Copy(x, copied)])) as model:
@@ -346,5 +376,5 @@ def test_loading_imports_neither_tvm_nor_onnx_nor_the_compiler(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "m"], capture_output=True, text=True, check=True)
     foreign, ours = done.stdout.splitlines()
     assert foreign == "[]"
-    allowed = ("onyxc.backends.runtime", "onyxc.backends.artifact")
+    allowed = ("onyxc.backends.runtime", "onyxc.backends.artifact", "onyxc.backends.interface")
     assert all(m.startswith(allowed) for m in eval(ours)), ours

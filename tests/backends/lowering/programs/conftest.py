@@ -16,7 +16,7 @@ import pytest
 from lowering_tools import Array, aligned, difference, link, promote, suite, to_array
 
 from onyxc.backends import kinds
-from onyxc.backends.compile import as_body
+from onyxc.backends.bodies import as_body
 from onyxc.backends.lowering import dynamic
 from onyxc.backends.recipe import Constant, Count, Input, Output, Packed, Temporary
 from onyxc.backends.target import Target, host

@@ -13,7 +13,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from onyxc.backends import kinds
-from onyxc.backends.compile import as_body
+from onyxc.backends.bodies import as_body
 from onyxc.backends.recipe import Packed
 from onyxc.backends.target import PRESETS, host
 from onyxc.compiler.loader import load
