@@ -98,8 +98,8 @@ def compile(
     artifact holds code for each and takes the best that the processor has when it is loaded.
     ``passes`` replaces the preset of ``level``; what the backend needs is always added. ``every_tensor`` makes all
     inner tensors outputs, which keeps them from being fused away (`onyxc verify`). ``exact``: only algorithms that
-    round as the plain sum does; ``favor`` size: none that needs weights larger than the model's (both exclude
-    Winograd and Strassen). ``bindings`` as in `loader.load`.
+    round as the plain sum does (no Winograd, no Strassen); ``favor`` size: none that needs weights larger than the
+    model's. ``bindings`` as in `loader.load`.
 
     Raises:
         ModelError, OptionError, UnsupportedError, PassError, BuildError: as their names say; one clear message.

@@ -29,12 +29,13 @@ _OUTWEIGHS = 4  # weights so many times larger than A and C are better read by o
 _BANDS = 2  # parts of the rows, at least, where they are not
 _SHARE = 5 / 8  # of L2, for a panel's weights
 _LEAST = 1 / 20  # share of the time that must be saved
-_SAME = 1 / 50  # share of the time that is not worth more memory
+_SAME = 3 / 100  # share of the time that is not worth more memory
 _MOST_KEPT = 2  # times the weights, for premade right factors
-# measured, in cycles that start two multiply-adds: a vector of a product stored, loaded and added, or of a left factor;
-# a vector of weights that comes from memory; a vector of a right factor made (with narrow vectors, with wide ones)
-_MOVED, _STREAMED, _MADE = 4.0, 2.0, (5.0, 1.5)
-_LEAST_ROWS = 48  # of a part that is there for threads alone: each makes all right factors
+# measured, in cycles that start two multiply-adds: a vector of weights that comes from memory; a vector of a right factor
+# made in the kernel (with narrow vectors, with wide ones); a vector of a product stored, loaded and added, or of a left
+# factor (made in the kernel, premade: these leave more of L2 to them)
+_STREAMED, _MADE, _MOVED = 2.0, (5.0, 1.5), (6.0, 2.5)
+_LEAST_ROWS = (48, 24)  # of a part that is there for threads alone (narrow, wide): each makes all right factors
 _FEW_ROWS = 8  # of a tile, so that steps of the sum can be unrolled
 _BLOCKS = 2  # vectors of a panel: more rows of a tile are there to hide a right factor's making, and it stays in L1
 
@@ -234,7 +235,7 @@ def expected_time(shape: ConvShape, method: Method, target: Target) -> float:
     block, inner, outer = -(-rows // algorithm.m), depth // algorithm.k, columns // algorithm.n
     right = _STREAMED if method.premade else _MADE[target.vector_bytes >= 64] * -(-block // _MOST_ROWS)
     sums = algorithm.products * inner * outer * (block / 2 + right)
-    moved = algorithm.products * block * (inner + outer) * _MOVED
+    moved = algorithm.products * block * (inner + outer) * _MOVED[method.premade]
     streamed = depth * columns * _STREAMED
     return (sums + moved + (0 if method.premade else streamed)) / (depth * columns * rows / 2 + streamed)
 
@@ -252,8 +253,9 @@ def plan(shape: ConvShape, method: Method, target: Target, operands: tuple[Strid
     panels, widths = split_panels(columns, lanes, blocks), split_evenly(rows, pixels)
     starts = accumulate(widths, initial=0)
     tiles = join(Tiles(start, 1, width) for start, width in zip(starts, widths, strict=False))
-    bands = _BANDS if _OUTWEIGHS * shape.image_bytes > 4 * shape.in_channels * shape.out_channels else 1
-    parts = min(max(-(-rows // _MOST_ROWS), min(bands, rows // _LEAST_ROWS)), len(widths))
+    bands = _BANDS if _OUTWEIGHS * shape.image_bytes > 4 * method.right.shape[1] * depth * columns else 1
+    least = 1 if method.premade else _LEAST_ROWS[target.vector_bytes >= 64]
+    parts = min(max(-(-rows // _MOST_ROWS), min(bands, rows // least)), len(widths))
     few = pixels <= _FEW_ROWS  # else LLVM loads the inputs of all steps before the first is computed
     unroll = next(u for u in ((4, 2, 1) if target.arch != "x86_64" else (2, 1)) if depth % u == 0 and (few or u == 1))
     fits = depth if method.premade else _SHARE * target.l2 // (4 * algorithm.k * algorithm.n * panels[0].width)

@@ -54,11 +54,12 @@ def sum_convolutions(op: Builder, node: Node) -> Value | None:
         taps = _in_window(second, first)
         if taps is None:
             continue
-        like = conv.operand(1)
         weights = signs[main] * first.weights + signs[other] * taps
         bias = np.broadcast_to(signs[main] * first.bias + signs[other] * second.bias, weights.shape[:1])
-        shift = op.constant(rounded(bias, like), f"{like.name}_bias")
-        return op.like(conv, first.x, op.constant(np.ascontiguousarray(rounded(weights, like)), like.name), shift if bias.any() else None)
+        like = conv.operand(1)
+        made = op.constant(np.ascontiguousarray(rounded(weights, like)), like.name)
+        shift = op.constant(rounded(bias, like), f"{like.name}_bias") if bias.any() else None
+        return op.like(conv, first.x, made, shift)
     return None
 
 
@@ -125,10 +126,10 @@ def _in_window(inner: Addend, outer: Addend) -> Array | None:
             return None
         places.append(slice(first, end))
     taps = np.zeros_like(outer.weights)
-    channels = inner.weights.shape[1]
-    for rows, offset in zip(np.split(np.arange(len(taps)), inner.group), range(0, inner.group * channels, channels)):
-        column = offset % taps.shape[1]
-        taps[(slice(rows[0], rows[-1] + 1), slice(column, column + channels), *places)] = inner.weights[rows]
+    rows, channels = len(taps) // inner.group, inner.weights.shape[1]
+    for group in range(inner.group):
+        own, first = slice(group * rows, (group + 1) * rows), group * channels % taps.shape[1]
+        taps[(own, slice(first, first + channels), *places)] = inner.weights[own]
     return taps
 
 

@@ -12,6 +12,7 @@ from onyxc.backends.cpu.depthwise_plan import DepthwisePlan
 from onyxc.backends.cpu.match.convolution import conv, conv_shape
 from onyxc.backends.cpu.match.group import AnchoredGroup
 from onyxc.backends.cpu.match.pooling import pool, pool_shape
+from onyxc.backends.cpu.match.strassen import strassen_conv
 from onyxc.backends.cpu.pooling_plan import PoolPlan
 from onyxc.backends.places import dense
 from onyxc.backends.recipe import Argument, Output, Piece, Recipe, Scratch, Temporary
@@ -91,7 +92,8 @@ def _is_uniform(group: AnchoredGroup) -> bool:
 
 
 def _single(name: str, group: _Group, target: Target) -> Recipe | None:
-    made = (pool if facts.key(group.anchor) == "onyxc.Pool" else conv)(name, group, target)
+    templates = (pool,) if facts.key(group.anchor) == "onyxc.Pool" else (strassen_conv, conv)
+    made = next((made for t in templates if (made := t(name, group, target)) is not None), None)
     if made is None:
         return None
     return [replace(p, args=tuple(group.target_role if isinstance(a, Output) else a for a in p.args)) for p in made]

@@ -66,7 +66,7 @@ def test_the_library_exports_only_its_functions(tmp_path: Path) -> None:
     _write(tmp_path / "a")
     text = _output("nm", "-D", tmp_path / "a/libchain.so")
     exported = set(re.findall(r" [TDBRV] (\w+)", text))
-    functions = "create create_with destroy input output output_shape run error profile level table"
+    functions = "create create_with destroy input output bind_input bind_output output_shape run error profile level table"
     assert exported == {"onyxc_table_v1", *(f"chain_{f}" for f in functions.split())}
 
 
@@ -158,6 +158,7 @@ static int body_run(Context *c) {
 }
 static void *body_input(Context *c, int i) { (void)i; return c->x; }
 static const void *body_output(Context *c, int i) { (void)i; return c->y; }
+static int body_bind(Context *c, int i, void *memory) { (void)c, (void)i, (void)memory; return 1; }
 static const int64_t *body_output_shape(Context *c, int i) { (void)c, (void)i; return NULL; }
 static void body_destroy(Context *c) { free(c); }
 static Timing body_timing(Context *c) { (void)c; return (Timing){"p", NULL, 0}; }

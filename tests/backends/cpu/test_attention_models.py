@@ -52,6 +52,15 @@ SHARED = """(float[1, 2, 2, 20, 8] q, float[1, 20, 2, 8] k, float[1, 2, 20, 8] v
   p = Softmax(s2)
   y = MatMul(p, v2)
 }"""
+GUARDED = """(float[1, 2, 20, 8] q, float[1, 2, 8, 20] k, float[1, 2, 20, 8] v) => (float[1, 2, 20, 8] y)
+<float zero = {0}> {
+  s = MatMul(q, k)
+  s2 = Add(s, mask)
+  p = Softmax(s2)
+  n = IsNaN(p)
+  w = Where(n, zero, p)
+  y = MatMul(w, v)
+}"""
 CAUSAL = np.triu(np.full((20, 20), -1e4, np.float32), 1)
 
 
@@ -73,6 +82,9 @@ CASES = {
         PROJECTED, **PROJECTIONS, mask=np.where(np.arange(20)[:, None] == 7, -1e9, CAUSAL[::-1]).astype(np.float32)
     ),
     "keys shared by heads": model(SHARED, mask=CAUSAL),
+    "rows that see nothing are zero": model(
+        GUARDED, mask=np.where(np.arange(20)[:, None] % 7 == 3, -np.inf, CAUSAL).astype(np.float32)
+    ),
 }
 
 

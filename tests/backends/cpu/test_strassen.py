@@ -107,6 +107,21 @@ def test_what_is_chosen() -> None:
     assert strassen.choose(replace(large, x_dtype="uint8", w_dtype="int8", acc_dtype="int32"), V4) is None
 
 
+def test_threads_divide_rows_unless_weights_are_far_larger_or_rows_few() -> None:
+    def made(rows: int, depth: int, columns: int) -> strassen.StrassenPlan:
+        shape = matmul_shape(rows, depth, columns)
+        method = strassen.choose(shape, V4)
+        assert method is not None
+        return strassen.plan(shape, method, V4)
+
+    plan = made(196, 1024, 256)
+    assert (plan.parts, plan.tasks) == (2, 2 * plan.units)
+    assert plan.factors[1] == plan.most_rows < 0.6 * plan.rows
+    assert made(784, 512, 256).parts > 1
+    assert made(128, 768, 3072).parts == 1
+    assert made(196, 2048, 4096).parts == 1
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda a: a.name)
 def test_weights_are_kept_once(algorithm: Algorithm) -> None:
     shape = matmul_shape(128, 64 * algorithm.k, 32 * algorithm.n)
