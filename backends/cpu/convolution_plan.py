@@ -5,7 +5,7 @@ Nothing here imports TVM.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -20,6 +20,8 @@ _COLD = 1 / 4  # share of L2 from which on weights are expected to come from mem
 _STREAM_AHEAD = 4096  # bytes, where every weight is used once
 _FROM_MEMORY = 16 << 20  # such weights do not stay in L3 (prefetching from there costs a fifth)
 _FEW_CHANNELS = 3  # up to so many, LLVM makes straight code of a kernel row
+_FEW_BANDS = 4
+_MANY_REGISTERS = 32  # with fewer, the loop over bands makes LLVM spill
 _FEW_ROWS = 64  # with more, the way from memory is a small part of a panel's time
 
 
@@ -30,6 +32,7 @@ class ConvPlan:
     ``shape`` is collapsed (see `shapes.collapse`), ``turned`` tells that h and w changed places.
     ``flat``: tasks divide the tiles of the only row instead of the rows. ``unroll``: input channels a loop turn.
     ``ahead``: elements between a weight that is used and the one that is prefetched meanwhile, 0 for none.
+    ``bands``: parts into which the rows are divided first.
     """
 
     shape: ConvShape
@@ -40,6 +43,7 @@ class ConvPlan:
     flat: bool
     unroll: int
     ahead: int
+    bands: int
 
     @property
     def rows(self) -> int:
@@ -52,12 +56,6 @@ class ConvPlan:
     def tasks(self) -> int:
         """Units of work: panels of all groups, times rows."""
         return panel_tasks(self.panels, self.shape.group * self.rows)
-
-    @property
-    def bands(self) -> int:
-        """Parts into which the rows are divided first."""
-        shape, weights = self.shape, self.packed_size * itemsize(self.shape.packed_dtype)
-        return bands(self.rows, shape.batch * prod(shape.out_size), shape.image_bytes, weights)
 
     @property
     def depth(self) -> int:
@@ -94,13 +92,16 @@ def plan(shape: ConvShape, target: Target, operands: tuple[Strides, ...] = ()) -
     panels = split_panels(shape.group_out, lanes, blocks)
     flat = shape.is_pointwise and shape.batch == shape.out_size[0] == 1
     tiles = row_tiles(shape, pixels)
-    rows = sum(t.count for t in tiles) if flat else shape.batch * shape.out_size[0]
-    ahead, weights = 0, shape.out_channels * depth * size
-    if rows == 1:
-        ahead = _STREAM_AHEAD // size if width == 1 and weights > _FROM_MEMORY else 0
-    elif rows <= _FEW_ROWS and weights > target.l2 * _COLD:
-        ahead = panels[0].width * depth
-    return ConvPlan(shape, turned, operands, panels, tiles, flat, _unroll(shape, panels, target), ahead)
+    made = ConvPlan(shape, turned, operands, panels, tiles, flat, _unroll(shape, panels, target), ahead=0, bands=1)
+    weights = shape.out_channels * depth * size
+    if made.rows == 1:
+        return replace(made, ahead=_STREAM_AHEAD // size if width == 1 and weights > _FROM_MEMORY else 0)
+    count = bands(made.rows, shape.batch * prod(shape.out_size), shape.image_bytes, made.packed_size * size)
+    cold = made.rows <= _FEW_ROWS and weights > target.l2 * _COLD
+    if cold and target.registers < _MANY_REGISTERS:
+        count = 1
+    # where bands are many, weights stay near, and the first band is too short to prefetch them in
+    return replace(made, ahead=panels[0].width * depth if cold and count <= _FEW_BANDS else 0, bands=count)
 
 
 def _unroll(shape: ConvShape, panels: tuple[Panel, ...], target: Target) -> int:

@@ -24,6 +24,12 @@ _CONFIG = {
 register_intrin_lowering(
     "tirx.fma", target="cuda", f=lambda call: tirx.call_pure_extern(call.ty.dtype, "fmaf", *call.args[:3]), level=120
 )
+register_intrin_lowering(
+    "tirx.exp2",
+    target="cuda",
+    f=lambda call: tirx.call_pure_extern(call.ty.dtype, "exp2f", call.args[0]) if len(call.args) == 2 else call,
+    level=120,
+)
 
 
 def _passes() -> list[Any]:

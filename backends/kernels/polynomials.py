@@ -13,7 +13,7 @@ from tvm import tirx
 from tvm.tirx import expr as nodes
 
 from onyxc.backends.kernels.expression import Expr
-from onyxc.backends.kernels.lets import Lets
+from onyxc.backends.kernels.lets import SHIFT, Lets
 
 LN2_HIGH, LN2_LOW = 0.693145751953125, 1.42860682e-6  # high part: few bits, so that n * high is exact
 LOG2_E, LN2 = 1.4426950408889634, 0.6931471805599453
@@ -21,11 +21,14 @@ EXP = (0.001394112, 0.00836318123, 0.0416663752, 0.16666577, 0.5)  # exp(r) = 1 
 EXP2 = tuple(c * LN2 ** (6 - k) for k, c in enumerate((*EXP, 1.0)))  # 2^r = 1 + r P(r)
 
 
-def exp_parts(m: Lets, x: Expr) -> tuple[Expr, Expr]:
-    """``exp(x) = (1 + q) * 2^n`` as (q, n), both float32, |q| < 0.42; x within -104 .. 89."""
-    whole = m.let(m.nearest(x * m.const(LOG2_E)))
-    r = m.let(x - whole * m.const(LN2_HIGH) - whole * m.const(LN2_LOW))
-    return m.horner(r, (*EXP, 1.0)) * r, whole
+def exp_parts(m: Lets, x: Expr, factor: float = 1.0) -> tuple[Expr, Expr]:
+    """``exp(factor * x) = (1 + q) * 2^n`` as (q, n), both float32, |q| < 0.42; factor * x within -104 .. 89.
+
+    ``factor``: a power of two or its negative, which costs nothing: the constants take it, exactly.
+    """
+    whole = m.let(m.nearest(x * m.const(LOG2_E * factor)))
+    r = m.let(x - whole * m.const(LN2_HIGH / factor) - whole * m.const(LN2_LOW / factor))
+    return m.horner(r, [c * factor ** (6 - k) for k, c in enumerate((*EXP, 1.0))]) * r, whole
 
 
 def exp(x: Expr) -> Expr:
@@ -41,20 +44,29 @@ def exp2_of(m: Lets, whole: Expr, rest: Expr) -> Expr:
     return m.scaled(m.horner(rest, EXP2) * rest + m.const(1.0), whole)
 
 
-def exp2(x: Expr) -> Expr:
-    """1 ulp."""
+def exp2(x: Expr, normal: Expr | None = None) -> Expr:
+    """1 ulp. ``normal``: given, if the caller knows that x is NaN or within -126 .. 127."""
     m = Lets(x)
+    if normal is not None:
+        return m.close(_normal_exp2(m, m.let(x)))
     x = m.let(m.minimum(129.0, m.maximum(-151.0, x)))
     whole = m.let(m.nearest(x))
     return m.close(exp2_of(m, whole, x - whole))
+
+
+def _normal_exp2(m: Lets, x: Expr) -> Expr:
+    """2^x of a NaN or -126 <= x <= 127: no limits, and 2^n is added to the exponent's bits."""
+    shifted = m.let(x + m.const(SHIFT))
+    rest = m.let(x - (shifted - m.const(SHIFT)))
+    value = m.horner(rest, EXP2) * rest + m.const(1.0)
+    return m.bits(m.bits(value) + (m.bits(shifted) << m.const(23, "int32")), "float32")
 
 
 def sigmoid(x: Expr) -> Expr:
     """1.6 ulp."""
     m = Lets(x)
     x = m.let(x)
-    magnitude = m.let(nodes.Max(m.const(-104.0), m.const(0.0) - tirx.abs(x)))
-    q, whole = exp_parts(m, magnitude)
+    q, whole = exp_parts(m, m.let(m.minimum(104.0, tirx.abs(x))), -1.0)
     z = m.let(m.scaled(q + m.const(1.0), whole))
     w = z / (m.const(1.0) + z)
     low = nodes.Select(x < m.const(0.0), z, m.const(1.0))
@@ -66,8 +78,7 @@ def tanh(x: Expr) -> Expr:
     """2.5 ulp."""
     m = Lets(x)
     x = m.let(x)
-    magnitude = m.let(nodes.Max(m.const(-40.0), m.const(-2.0) * tirx.abs(x)))
-    q, whole = exp_parts(m, magnitude)
+    q, whole = exp_parts(m, m.let(m.minimum(20.0, tirx.abs(x))), -2.0)
     scale = m.let(m.power_of_two(whole))
     e = m.let(scale * q + (scale - m.const(1.0)))  # expm1(-2|x|)
     value = m.let(e / (m.const(-2.0) - e))

@@ -12,6 +12,7 @@ from typing import Any
 
 from tvm import tirx
 
+from onyxc.backends.kernels.mathematics import normal_exp2
 from onyxc.backends.lowering.registry import elementwise
 from onyxc.backends.lowering.scalar import at_least, at_most, attr, cast, element, is_floating, like, select, widened
 from onyxc.compiler.ir.graph import Node
@@ -169,9 +170,10 @@ def gelu(node: Node, x: Expr) -> Expr:
         return x * tirx.sigmoid(like(x, 2 * sqrt(2 / pi)) * inner)
     if element(x) == "float64":
         return x * like(x, 0.5) * (like(x, 1) + tirx.erf(x * like(x, sqrt(0.5))))
-    size = at_most(tirx.abs(x), like(x, 12))
-    exponent = reduce(lambda total, c: total * size + c, (like(x, c) for c in _TAIL))
-    return at_least(x, like(x, 0)) - size * tirx.exp2(exponent)
+    size = at_most(tirx.abs(x), like(x, 11))  # where the fit is 2^-105; at 12 it would no longer be normal
+    square, (*slopes, start) = size * size, (like(x, c) for c in _TAIL)
+    odd, even = (reduce(lambda total, c: total * square + c, slopes[n::2]) for n in (0, 1))  # two short chains
+    return at_least(x, like(x, 0)) - size * normal_exp2((odd * size + even) * size + start)
 
 
 @elementwise("Softplus")

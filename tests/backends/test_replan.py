@@ -65,7 +65,7 @@ def test_nothing_is_planned_again_without_need(model: onnx.ModelProto) -> None:
 
 
 def test_a_spilled_tile_is_planned_again(model: onnx.ModelProto, greedy: Callable[[int], None], tmp_path: Path) -> None:
-    greedy(6)
+    greedy(8)
     artifacts = [driver.compile(model, target=TARGET, exact=True, out=tmp_path / name) for name in "ab"]
     (note,) = manifest.read(artifacts[0].folder).levels[0].notes
     assert "planned for 12 of 16 registers" in note
@@ -78,7 +78,7 @@ def test_a_spilled_tile_is_planned_again(model: onnx.ModelProto, greedy: Callabl
 def test_if_no_plan_fits_the_first_stays(
     model: onnx.ModelProto, greedy: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    greedy(6)
+    greedy(8)
     monkeypatch.setattr(replan, "EIGHTHS", (7,))  # 14 registers: the greedy plan does not change
     artifact = driver.compile(model, target=TARGET, exact=True)
     (note,) = manifest.read(artifact.folder).levels[0].notes

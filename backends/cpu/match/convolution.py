@@ -13,7 +13,7 @@ import numpy as np
 from onyxc.backends.cpu import convolution, depthwise, integer_convolution, integer_depthwise, winograd
 from onyxc.backends.cpu.epilogue import Epilogue
 from onyxc.backends.cpu.match.group import AnchoredGroup, four, supported, zero_points
-from onyxc.backends.cpu.shapes import ConvShape, Strides, dense_strides, planar_strides
+from onyxc.backends.cpu.shapes import ConvShape, Strides, planar_strides
 from onyxc.backends.places import strides_of
 from onyxc.backends.program import Kernel
 from onyxc.backends.recipe import Argument, Constant, Output, Piece, Recipe, Scratch
@@ -63,19 +63,20 @@ def constant_product(name: str, group: AnchoredGroup, target: Target) -> Recipe 
 
 
 def product_shape(group: AnchoredGroup) -> ConvShape | None:
-    """The pointwise convolution that a product with constant weights is, where the group is one."""
+    """The pointwise convolution that a product with constant weights is, where the group is one.
+
+    The left operand and the result may be transposed, as long as the result's columns stay contiguous.
+    """
     a, b = group.input(0), group.input(1)
-    if not supported(group) or len(b.dims) != 2 or not 2 <= len(a.dims) <= 4 or group.moved or group.after:
-        return None
-    zero = zero_points(group)
-    if zero is None:
+    zero, y_strides = zero_points(group), group.result_strides()
+    if not supported(group) or zero is None or len(b.dims) != 2 or not 2 <= len(a.dims) <= 4 or y_strides[-1] != 1:
         return None
     n, h, w = (1,) * (4 - len(a.dims)) + a.dims[:-1]
     depth, columns = b.dims
     return ConvShape(
         batch=n, in_channels=depth, out_channels=columns, group=1, in_size=(h, w), out_size=(h, w), kernel=(1, 1),
-        strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), x_strides=dense_strides(h, w, depth),
-        y_strides=dense_strides(h, w, columns)[:3], x_dtype=a.dtype, w_dtype=b.dtype,
+        strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), x_strides=four(group.operand(0)[1]),
+        y_strides=four(y_strides)[:3], x_dtype=a.dtype, w_dtype=b.dtype,
         acc_dtype=group.anchor.output.dtype, y_dtype=group.body.outputs[0].dtype, x_zero_point=zero[0],
     )  # fmt: skip
 
@@ -91,7 +92,7 @@ def finish(
     problem = Problem(name, shape, tuple(strides), zero[1], group.epilogue(operands, strides), target)
     made = next(s for kernel in KERNELS if (s := kernel(problem)) is not None)
     weights = group.packed(group.input(1), lambda w: made.pack(layout(w)))
-    read = (group.role(group.input(0)), weights, *made.read, *(group.role(v) for v in operands))
+    read = (group.role(group.operand(0)[0]), weights, *made.read, *(group.role(v) for v in operands))
     return [Piece(made.kernel, (*read, Output(0), *made.extra), len(read))]
 
 

@@ -33,6 +33,6 @@ def _recipe(
     strides = [group.spread(v) for v in operands]
     plan = strassen.plan(shape, method, target, tuple(strides))
     weights = group.packed(group.input(1), lambda w: strassen.pack(layout(w), plan))
-    read = (group.role(group.input(0)), weights, Constant(method.terms), *(group.role(v) for v in operands))
+    read = (group.role(group.operand(0)[0]), weights, Constant(method.terms), *(group.role(v) for v in operands))
     kernel = strassen.emit(name, plan, group.epilogue(operands, strides), target)
     return [Piece(kernel, (*read, Output(0), Scratch("float32", (plan.scratch_size,))), len(read))]
