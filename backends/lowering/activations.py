@@ -164,10 +164,10 @@ _TAIL = (
 @elementwise("Gelu")
 @widened
 def gelu(node: Node, x: Expr) -> Expr:
-    """X times the normal distribution function, exactly or by tanh: (1 + tanh u) / 2 is sigmoid(2u)."""
+    """X times the normal distribution function, exactly or by tanh: (1 + tanh u) / 2 = 1 / (1 + exp(-2u))."""
     if attr(node, "approximate") == "tanh":
-        inner = x * (like(x, 1) + like(x, 0.044715) * x * x)
-        return x * tirx.sigmoid(like(x, 2 * sqrt(2 / pi)) * inner)
+        slope = 2 * sqrt(2 / pi)
+        return x / (like(x, 1) + tirx.exp(x * (x * x * like(x, -0.044715 * slope) + like(x, -slope))))
     if element(x) == "float64":
         return x * like(x, 0.5) * (like(x, 1) + tirx.erf(x * like(x, sqrt(0.5))))
     size = at_most(tirx.abs(x), like(x, 11))  # where the fit is 2^-105; at 12 it would no longer be normal

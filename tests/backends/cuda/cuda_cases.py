@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from tvm import te, topi
+
+from onyxc.backends.lowering.activations import gelu
+from onyxc.compiler.ir.graph import Node
 
 Array = np.ndarray[Any, Any]
 
@@ -61,6 +65,12 @@ def _elementwise() -> Case:
     y = te.compute((3, 5, 7), lambda i, j, k: te.tanh(x[i, j, k] * 2.0 + b[j, 0]))
     z = te.compute((3, 5, 7), lambda i, j, k: te.sigmoid(y[i, j, k]))
     return Case("elementwise", [x, b], [z], lambda x, b: 1 / (1 + np.exp(-np.tanh(x * 2 + b))), 1)
+
+
+def _gelu() -> Case:
+    x, node = tensor(3, 70), Node("Gelu", "", (), (), {"approximate": "none"})
+    y = te.compute((3, 70), lambda i, j: gelu(node, x[i, j].asobject()))
+    return Case("gelu", [x], [y], lambda x: 0.5 * x * np.vectorize(math.erfc)(-x / math.sqrt(2)), 1)
 
 
 def _scalar() -> Case:
@@ -202,6 +212,7 @@ def _several() -> Case:
 CASES = [
     *(
         _elementwise(),
+        _gelu(),
         _scalar(),
         _columns(),
         _rows(),

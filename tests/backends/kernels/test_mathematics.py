@@ -16,7 +16,7 @@ from tvm import te, tirx
 
 from onyxc.backends.kernels.codegen import compile_objects
 from onyxc.backends.kernels.generic import build_all, key
-from onyxc.backends.kernels.mathematics import fused
+from onyxc.backends.kernels.mathematics import fused, normal_exp2
 from onyxc.backends.lowering.activations import gelu, softplus, swish
 from onyxc.backends.target import PRESETS, host
 from onyxc.compiler.ir.graph import Node
@@ -105,6 +105,26 @@ def test_float32_without_fused_multiply_add(name: str, for_target: Any, placed: 
     with np.errstate(all="ignore"):
         worst = errors(out, reference(x.astype(np.float64)))
     assert worst.max() <= bound + 0.3, f"{name}({x[worst.argmax()]!r}) = {out[worst.argmax()]!r}"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_normal_exp2(level: str, for_target: Any, placed: Any, empty: Any) -> None:
+    x = np.concatenate([[-126, 127, 0, -0.0, 0.5, np.nan], np.linspace(-126, 127, 200_001)]).astype(np.float32)
+    t, out = te.placeholder(x.shape), empty(x.shape, "float32")
+    y = te.compute(x.shape, lambda i: normal_exp2(t[i].asobject()), name="y")
+    kernel = build_all("k", [t], [y], PRESETS[level])[0][0].kernel
+    for_target([kernel], PRESETS[level]).call("k", [placed(x), out])
+    assert errors(out, np.exp2(x.astype(np.float64))).max() <= 1.1 + 0.3 * (level == "x86-64-v2")
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_of_special_numbers(approximate: str, run_group: Run) -> None:
+    x = np.array([np.nan, np.inf, 3e38, 0, -0.0, -3e38, -1e3, -12], np.float32)
+    t, node = te.placeholder(x.shape), Node("Gelu", "", (), (), {"approximate": approximate})
+    y = te.compute(x.shape, lambda i: gelu(node, t[i].asobject()), name="y")
+    got = run_group([t], [y], [x])[0]
+    np.testing.assert_array_equal(got[:5], x[:5])
+    np.testing.assert_allclose(got[5:], 0, atol=1e-30)
 
 
 def summands() -> tuple[Array, Array, Array]:
