@@ -199,7 +199,7 @@ def _emit_product(state: _Kernel, place: _Place, rows: _Rows, index: Expr) -> No
                     plan.tiles[: 1 if plan.parts == 1 else None], rows.first, rows.first + 1, state.right, _wide(0), signs
                 )
     if len(known) > 1:
-        with T.If(form > 0), T.Then():
+        with T.If(form != known.index((1,))), T.Then():
             tiles(plan.tiles, rows.first + 1, rows.last, state.right, _wide(0))
 
 

@@ -134,6 +134,12 @@ def test_weights_are_kept_once(algorithm: Algorithm) -> None:
     np.testing.assert_array_equal(panel, w[: plan.slice, : plan.panels[0].width])
 
 
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
+def test_some_right_factor_is_a_block_as_it_is(method: Method) -> None:
+    assert (1,) in method.forms  # the kernel reads these without a copy
+    assert len(method.terms) == method.algorithm.products
+
+
 def test_right_factors_have_few_forms() -> None:
     twice = Method(nested(STRASSEN, STRASSEN), premade=False)
     assert twice.forms == [(1,), (1, -1), (1, 1), (1, 1, -1, -1), (1, 1, 1, 1)]
